@@ -1,0 +1,340 @@
+"""Simulate the training set of the disk networks: CBED patterns and their structure factors.
+
+One shard is one instrument setting (voltage, pixel size, two semi-angles) and several crystals,
+so that two patterns of a shard can be laid over each other as two grains. A shard is a function
+of the seed and its number alone: a broken-off run continues where it stopped, on any machine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..physics.bloch import select_beams
+from ..physics.crystal import Crystal
+from ..physics.orientations import (
+    low_index_zones,
+    random_orientation,
+    tilted,
+    zone_axis,
+)
+from ..physics.patterns import (
+    Detector,
+    aperture_radius,
+    cbed,
+    disk_amplitudes,
+    structure_factor_peaks,
+)
+from ..physics.structures import CrystalTable, split_by_material
+from ..progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+#: Patterns are stored as this times sqrt(intensity / maximum), in 16 bits.
+_FULL_SCALE = 65535.0
+ORIENTATION_KINDS = ("zone", "tilted", "random")
+
+
+@dataclass(frozen=True)
+class LibraryConfig:
+    """What is drawn for a shard. Ranges are (lowest, highest).
+
+    Attributes
+    ----------
+    size : int
+        Pixels of a side.
+    energies_ev, energy_weights : tuple of float
+    pixel_size : (float, float)
+        1/Å, log-uniform; half of the shards keep to 0.018-0.024.
+    semiangle_mrad : (float, float)
+        Log-uniform, two for each shard.
+    radius_px : (float, float)
+        Disk radii outside are drawn again.
+    thickness : (float, float)
+        Å, uniform, ``n_thickness`` for each orientation.
+    tilt_mrad : (float, float)
+        Of the "tilted" orientations, away from a low-index zone axis.
+    kind_weights : tuple of float
+        Shares of exact zones, tilted zones and random orientations.
+    g_margin, s_max, max_beams
+        Beam selection: ``g_margin`` times the detector's edge, see `bloch.select_beams`.
+    """
+
+    size: int = 128
+    energies_ev: tuple[float, ...] = (60e3, 80e3, 100e3, 120e3, 200e3, 300e3)
+    energy_weights: tuple[float, ...] = (0.07, 0.13, 0.07, 0.08, 0.3, 0.35)
+    pixel_size: tuple[float, float] = (0.015, 0.04)
+    semiangle_mrad: tuple[float, float] = (0.8, 4.5)
+    radius_px: tuple[float, float] = (1.8, 11.0)
+    thickness: tuple[float, float] = (20.0, 500.0)
+    tilt_mrad: tuple[float, float] = (3.0, 80.0)
+    kind_weights: tuple[float, ...] = (0.35, 0.3, 0.35)
+    crystals_per_shard: int = 16
+    n_thickness: int = 3
+    g_margin: float = 1.1
+    s_max: float = 0.06
+    max_beams: int = 280
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One instrument setting."""
+
+    energy_ev: float
+    semiangles_mrad: tuple[float, ...]
+    detector: Detector
+
+
+def draw_setting(config: LibraryConfig, rng: np.random.Generator) -> Setting:
+    """Draw a voltage, a pixel size and two semi-angles whose disks fit the detector."""
+    energy = float(rng.choice(config.energies_ev, p=config.energy_weights))
+    while True:
+        low, high = (0.018, 0.024) if rng.random() < 0.5 else config.pixel_size
+        pixel_size = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        angles = np.exp(rng.uniform(*np.log(config.semiangle_mrad), 2))
+        radii = [aperture_radius(a, energy) / pixel_size for a in angles]
+        if config.radius_px[0] <= min(radii) and max(radii) <= config.radius_px[1]:
+            detector = Detector((config.size, config.size), pixel_size)
+            return Setting(energy, tuple(sorted(map(float, angles))), detector)
+
+
+def draw_orientation(
+    crystal: Crystal, config: LibraryConfig, rng: np.random.Generator
+) -> tuple[str, npt.NDArray[np.float64]]:
+    """Draw the kind of orientation and one of that kind, turned at random in the plane."""
+    kind = ORIENTATION_KINDS[rng.choice(3, p=config.kind_weights)]
+    if kind == "random":
+        return kind, random_orientation(rng)
+    zones = low_index_zones(crystal)[:13]
+    axis = zone_axis(crystal, zones[rng.integers(len(zones))], rng.uniform(0, 2 * np.pi))
+    angle = rng.uniform(*config.tilt_mrad) if kind == "tilted" else abs(rng.normal(0, 1.5))
+    return kind, tilted(axis, angle, rng.uniform(0, 2 * np.pi))
+
+
+def simulate_orientation(
+    crystal: Crystal,
+    orientation: npt.NDArray,
+    setting: Setting,
+    thicknesses: npt.NDArray,
+    config: LibraryConfig,
+    rng: np.random.Generator,
+    device: str = "cpu",
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return patterns (semi-angles, thicknesses, H, W) and peaks (n, 3) of one orientation."""
+    detector, energy = setting.detector, setting.energy_ev
+    beams = select_beams(
+        crystal, orientation, energy,
+        g_max=config.g_margin * detector.g_max, s_max=config.s_max, max_beams=config.max_beams,
+    )  # fmt: skip
+    amplitudes = disk_amplitudes(
+        crystal, beams, energy, list(thicknesses), max(setting.semiangles_mrad),
+        detector.pixel_size, device=device,
+    )  # fmt: skip
+    position = tuple(rng.uniform(0, 10, 2))
+    patterns = [
+        cbed(amplitudes, beams, detector, angle, energy, probe_position=position)
+        for angle in setting.semiangles_mrad
+    ]
+    peaks = structure_factor_peaks(crystal, orientation, energy, detector)
+    return torch.stack(patterns).cpu().numpy(), peaks.float().numpy()
+
+
+def draw_crystals(
+    table: CrystalTable, part: str, n: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Draw crystals of one part of the split: a prototype by the root of its count, then one."""
+    members = split_by_material(table.formula, table.prototype)[part]
+    names, inverse, counts = np.unique(
+        table.prototype[members], return_inverse=True, return_counts=True
+    )
+    weights = np.sqrt(counts)
+    prototypes = rng.choice(len(names), n, p=weights / weights.sum())
+    return np.array([rng.choice(members[inverse == p]) for p in prototypes])
+
+
+def simulate_shard(
+    number: int, *, structures: str, output: str, part: str, seed: int, config: LibraryConfig,
+    device: str = "cpu",
+) -> Path:  # fmt: skip
+    """Simulate one shard and write it whole, or return the one that is there.
+
+    Parameters
+    ----------
+    number : int
+    structures : str
+        Path of the table of crystals.
+    output : str
+        Folder.
+    part : {"train", "test"}
+        See `structures.split_by_material`.
+    seed : int
+    config : LibraryConfig
+    device : str
+
+    Returns
+    -------
+    Path
+        ``<part>-<number>.h5`` with ``patterns`` (n, H, W) uint16, ``peaks`` flat (m, 3),
+        ``offsets`` (n + 1), and one row of ``crystal``, ``kind``, ``thickness``, ``semiangle``
+        for each pattern; voltage and pixel size as attributes.
+    """
+    path = Path(output) / f"{part}-{number:06d}.h5"
+    if path.exists():
+        return path
+    torch.set_num_threads(1)
+    rng = np.random.default_rng([seed, number, 0 if part == "train" else 1])
+    table = _cached_table(structures)
+    setting = draw_setting(config, rng)
+    rows: dict[str, list] = {key: [] for key in ("crystal", "kind", "thickness", "semiangle")}
+    patterns, peak_lists = [], []
+    for index in draw_crystals(table, part, config.crystals_per_shard, rng):
+        crystal = table[int(index)]
+        kind, orientation = draw_orientation(crystal, config, rng)
+        thicknesses = rng.uniform(*config.thickness, config.n_thickness)
+        with torch.no_grad():
+            images, peaks = simulate_orientation(
+                crystal, orientation, setting, thicknesses, config, rng, device
+            )
+        for angle, series in zip(setting.semiangles_mrad, images, strict=True):
+            for thickness, image in zip(thicknesses, series, strict=True):
+                patterns.append(np.sqrt(image / image.max()) * _FULL_SCALE + 0.5)
+                peak_lists.append(peaks)
+                values = (index, ORIENTATION_KINDS.index(kind), thickness, angle)
+                for key, value in zip(rows, values, strict=True):
+                    rows[key].append(value)
+    _write(path, np.array(patterns, dtype=np.uint16), peak_lists, rows, setting, config, seed)
+    return path
+
+
+def _write(
+    path: Path, patterns: npt.NDArray, peak_lists: list, rows: dict[str, list],
+    setting: Setting, config: LibraryConfig, seed: int,
+) -> None:  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    with h5py.File(unfinished, "w") as file:
+        file["patterns"] = patterns
+        file["peaks"] = np.concatenate(peak_lists)
+        file["offsets"] = np.cumsum([0, *map(len, peak_lists)])
+        for key, values in rows.items():
+            file[key] = np.array(values)
+        file.attrs["energy_ev"] = setting.energy_ev
+        file.attrs["pixel_size"] = setting.detector.pixel_size
+        file.attrs["seed"] = seed
+        file.attrs["config"] = json.dumps(asdict(config))
+    unfinished.replace(path)
+
+
+_tables: dict[str, CrystalTable] = {}
+
+
+def _cached_table(path: str) -> CrystalTable:
+    if path not in _tables:
+        _tables[path] = CrystalTable(path)
+    return _tables[path]
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """A shard in memory: the arrays of `simulate_shard`, patterns as float32 of maximum 1."""
+
+    patterns: npt.NDArray[np.float32]
+    peaks: list[npt.NDArray[np.float32]]
+    crystal: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.int64]
+    thickness: npt.NDArray[np.float64]
+    semiangle_mrad: npt.NDArray[np.float64]
+    energy_ev: float
+    pixel_size: float
+
+    @property
+    def radius_px(self) -> npt.NDArray[np.float64]:
+        """Radius of each pattern's disks in pixels."""
+        return self.semiangle_mrad * (aperture_radius(1.0, self.energy_ev) / self.pixel_size)
+
+
+def read_shard(path: str | Path) -> Shard:
+    """Read a shard that `simulate_shard` wrote."""
+    with h5py.File(path, "r") as file:
+        offsets = file["offsets"][:]
+        return Shard(
+            patterns=(file["patterns"][:].astype(np.float32) / _FULL_SCALE) ** 2,
+            peaks=np.split(file["peaks"][:], offsets[1:-1]),
+            crystal=file["crystal"][:],
+            kind=file["kind"][:],
+            thickness=file["thickness"][:],
+            semiangle_mrad=file["semiangle"][:],
+            energy_ev=float(file.attrs["energy_ev"]),
+            pixel_size=float(file.attrs["pixel_size"]),
+        )
+
+
+def simulate(
+    structures: str | Path,
+    output: str | Path,
+    *,
+    shards: int,
+    part: str = "train",
+    first: int = 0,
+    seed: int = 0,
+    processes: int = 1,
+    config: LibraryConfig | None = None,
+    device: str = "cpu",
+    progress: bool | None = None,
+) -> Iterator[Path]:
+    """Simulate shards ``first`` to ``first + shards`` and yield their paths as they are done.
+
+    Examples
+    --------
+    >>> for path in simulate("structures_icsd.npz", "library", shards=2):  # doctest: +SKIP
+    ...     print(path)
+    """
+    work = partial(
+        simulate_shard, structures=str(structures), output=str(output), part=part, seed=seed,
+        config=config or LibraryConfig(), device=device,
+    )  # fmt: skip
+    numbers = range(first, first + shards)
+    if processes == 1:
+        done = map(work, numbers)
+        yield from progress_bar(done, total=shards, description="shards", progress=progress)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        done = pool.map(work, numbers)
+        yield from progress_bar(done, total=shards, description="shards", progress=progress)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare ``py4dstem-ml simulate disks``."""
+    parser.add_argument("--structures", required=True, help="table of crystals (.npz)")
+    parser.add_argument("--output", required=True, help="folder for the shards")
+    parser.add_argument("--shards", type=int, default=100, help="96 patterns each")
+    parser.add_argument("--first", type=int, default=0, help="number of the first shard")
+    parser.add_argument("--part", choices=("train", "test"), default="train")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--size", type=int, default=128, help="pixels of a side")
+    parser.add_argument("--device", default="cpu")
+
+
+def run(args: Namespace) -> None:
+    """Run ``py4dstem-ml simulate disks``."""
+    paths = simulate(
+        args.structures, args.output, shards=args.shards, part=args.part, first=args.first,
+        seed=args.seed, processes=args.processes, config=LibraryConfig(size=args.size),
+        device=args.device,
+    )  # fmt: skip
+    count = sum(1 for _ in paths)
+    logger.info("%d shards of %s patterns are in %s", count, args.part, args.output)

@@ -1,0 +1,430 @@
+"""The dynamical engine: Bloch waves for many incident directions and thicknesses at once.
+
+The forward-scattered amplitudes obey (De Graef, Introduction to Conventional TEM, eq. 5.51)
+
+    d psi_g / dz = 2 pi i [ s_g psi_g + sum_h U_{g-h} / (2 k_n) psi_h ],
+
+with z along the foil normal. Off the diagonal the matrix is the same for every incident
+direction; only the excitation errors s_g change. So a block of directions is carried through
+the foil together by matrix products: the exponential is expanded in Chebyshev polynomials of
+the matrix (Tal-Ezer & Kosloff, J. Chem. Phys. 81 (1984) 3967), whose vectors do not depend on
+the thickness, which makes a thickness series cost no more than its last member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, pi
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import jv
+
+from .crystal import Crystal
+from .electrons import wavelength
+
+#: Chebyshev vectors that are summed by one matrix product.
+_CHEBYSHEV_CHUNK = 16
+#: Largest exponent by which Chebyshev terms may outgrow their sum through absorption.
+_LARGEST_GROWTH = 4.0
+#: Largest number of complex amplitudes held for one Chebyshev vector.
+_BLOCK_ELEMENTS = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Beams:
+    """Reflections of one orientation, the direct beam first.
+
+    Attributes
+    ----------
+    hkl : ndarray of int, shape (n, 3)
+    g : torch.Tensor, shape (n, 3)
+        Laboratory frame, 1/Å: rows, columns, towards the source.
+    """
+
+    hkl: npt.NDArray[np.int64]
+    g: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.hkl)
+
+
+def excitation_errors(
+    g: torch.Tensor,
+    energy_ev: float,
+    incidence: torch.Tensor | None = None,
+    foil_normal: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return s_g along the foil normal in 1/Å, positive inside the Ewald sphere.
+
+    Parameters
+    ----------
+    g : torch.Tensor, shape (n, 3)
+        Laboratory frame, 1/Å.
+    energy_ev : float
+    incidence : torch.Tensor, shape (b, 2), optional
+        Transverse wave vectors (row, col) of the incident waves in 1/Å; default (0, 0).
+    foil_normal : torch.Tensor, shape (3,), optional
+        Unit vector towards the source; default (0, 0, 1).
+
+    Returns
+    -------
+    torch.Tensor, shape (n, b)
+        De Graef eq. 2.90: s = -g.(2k + g) / (2 n.(k + g)).
+    """
+    k, normal = _wave_vectors(g, energy_ev, incidence, foil_normal)
+    numerator = 2.0 * g @ k.T + (g * g).sum(-1, keepdim=True)
+    along = (g @ normal)[:, None] + (k @ normal)[None, :]
+    return 0.5 * numerator / along
+
+
+def _wave_vectors(
+    like: torch.Tensor,
+    energy_ev: float,
+    incidence: torch.Tensor | None,
+    foil_normal: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    options = {"dtype": like.dtype, "device": like.device}
+    if incidence is None:
+        incidence = torch.zeros(1, 2, **options)
+    if foil_normal is None:
+        foil_normal = torch.tensor([0.0, 0.0, 1.0], **options)
+    transverse = incidence.to(**options)
+    k_z = -torch.sqrt(wavelength(energy_ev) ** -2 - (transverse**2).sum(-1, keepdim=True))
+    return torch.cat([transverse, k_z], dim=1), foil_normal.to(**options)
+
+
+def select_beams(
+    crystal: Crystal,
+    orientation: npt.ArrayLike,
+    energy_ev: float,
+    *,
+    g_max: float = 2.0,
+    s_max: float = 0.06,
+    max_beams: int | None = None,
+) -> Beams:
+    """Choose the reflections with |g| <= ``g_max`` and |s_g| <= ``s_max`` for the central beam.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    orientation : array_like, shape (3, 3)
+        See `py4dstem_ml.physics.orientations`.
+    energy_ev : float
+    g_max, s_max : float
+        1/Å. Every lattice vector inside is a beam, forbidden reflections too: several
+        scattering can reach them.
+    max_beams : int, optional
+        Keep this many, those with the largest |U_g| / (s_g^2 + |U_g|^2 / 4k^2)^(1/2) first.
+
+    Returns
+    -------
+    Beams
+        Sorted by |g|; the first is 000.
+    """
+    hkl = reflections(crystal, g_max)
+    g = _laboratory(crystal, orientation, hkl)
+    s = excitation_errors(g.detach(), energy_ev)[:, 0]
+    near = torch.abs(s) <= s_max
+    near[0] = True
+    hkl, g, s = hkl[near.numpy()], g[near], s[near]
+    if max_beams is not None and len(hkl) > max_beams:
+        with torch.no_grad():
+            half_gap = torch.abs(crystal.coupling_coefficients(hkl, energy_ev, absorption=False))
+        half_gap = half_gap * (0.5 * wavelength(energy_ev))
+        strength = half_gap / torch.hypot(s, half_gap + 1e-9)
+        strength[0] = torch.inf
+        kept = torch.sort(torch.argsort(strength, descending=True)[:max_beams]).values
+        hkl, g = hkl[kept.numpy()], g[kept]
+    return Beams(hkl, g)
+
+
+def reflections(crystal: Crystal, g_max: float) -> npt.NDArray[np.int64]:
+    """Return all (h, k, l) with |g| <= ``g_max`` in 1/Å, sorted by |g|, 000 first."""
+    lengths = torch.linalg.norm(crystal.lattice.detach(), dim=1).numpy()
+    h, k, l = (np.arange(-int(g_max * n), int(g_max * n) + 1) for n in lengths)  # noqa: E741
+    hkl = np.stack(np.meshgrid(h, k, l, indexing="ij"), axis=-1).reshape(-1, 3)
+    length = np.linalg.norm(hkl @ crystal.reciprocal.detach().numpy(), axis=1)
+    inside = np.flatnonzero(length <= g_max)
+    return hkl[inside[np.argsort(length[inside], kind="stable")]]
+
+
+def _laboratory(crystal: Crystal, orientation: npt.ArrayLike, hkl: npt.NDArray) -> torch.Tensor:
+    rotation = torch.as_tensor(np.asarray(orientation), dtype=torch.float64)
+    return torch.as_tensor(hkl, dtype=torch.float64) @ crystal.reciprocal @ rotation
+
+
+def structure_matrix(
+    crystal: Crystal, beams: Beams, energy_ev: float, *, absorption: bool = True
+) -> torch.Tensor:
+    """Return the couplings U_{g-h} in 1/Å^2, complex128, shape (n, n).
+
+    The diagonal holds the mean absorption i U'_0; the mean inner potential is left out, being
+    a phase common to all beams.
+    """
+    differences = beams.hkl[:, None, :] - beams.hkl[None, :, :]
+    low = differences.min(axis=(0, 1))
+    shape = differences.max(axis=(0, 1)) - low + 1
+    flat = np.ravel_multi_index(tuple((differences - low).reshape(-1, 3).T), tuple(shape))
+    present = np.zeros(int(shape.prod()), dtype=bool)
+    present[flat] = True
+    unique = np.flatnonzero(present)
+    slot = np.empty(len(present), dtype=np.int64)
+    slot[unique] = np.arange(len(unique))
+    hkl = np.stack(np.unravel_index(unique, tuple(shape)), axis=1) + low
+    coupling = crystal.coupling_coefficients(hkl, energy_ev, absorption=absorption)
+    n = len(beams)
+    matrix = coupling[torch.as_tensor(slot[flat])].reshape(n, n)
+    mean = coupling[int(slot[flat[0]])].real
+    return matrix - mean * torch.eye(n, dtype=matrix.dtype)
+
+
+def propagate(
+    matrix: torch.Tensor,
+    excitation: torch.Tensor,
+    k_normal: torch.Tensor,
+    thicknesses: Sequence[float] | torch.Tensor,
+    *,
+    solver: str = "chebyshev",
+) -> torch.Tensor:
+    """Carry plane waves through a foil.
+
+    Parameters
+    ----------
+    matrix : torch.Tensor, shape (n, n)
+        Couplings U_{g-h} in 1/Å^2, complex64 or complex128 (this sets the precision), on any
+        device.
+    excitation : torch.Tensor, shape (n, b)
+        Excitation errors in 1/Å, one column for each incident direction.
+    k_normal : torch.Tensor, shape (b,)
+        Normal components of the incident wave vectors in 1/Å.
+    thicknesses : sequence of float, shape (t,)
+        Å, >= 0, any order.
+    solver : {"chebyshev", "eigen"}
+        The fast expansion, or the diagonalisation of each direction's matrix as reference.
+
+    Returns
+    -------
+    torch.Tensor, shape (t, n, b)
+        Amplitudes behind the foil; the incident wave has amplitude 1 in beam 0. Differentiable
+        with respect to ``matrix``, ``excitation`` (and, for "eigen", the thicknesses).
+
+    Raises
+    ------
+    ValueError
+        For a negative or non-finite thickness or an unknown solver.
+    """
+    thickness = torch.as_tensor(thicknesses, dtype=torch.float64).reshape(-1)
+    if not bool(((thickness >= 0) & torch.isfinite(thickness)).all()):
+        raise ValueError("thicknesses must be finite and not negative (Å)")
+    if solver not in _SOLVERS:
+        raise ValueError(f"unknown solver {solver!r}; choose one of {sorted(_SOLVERS)}")
+    block = max(1, _BLOCK_ELEMENTS // len(matrix))
+    columns = range(0, excitation.shape[1], block)
+    parts = [
+        _SOLVERS[solver](matrix, excitation[:, i : i + block], k_normal[i : i + block], thickness)
+        for i in columns
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _chebyshev(
+    matrix: torch.Tensor,
+    excitation: torch.Tensor,
+    k_normal: torch.Tensor,
+    thickness: torch.Tensor,
+) -> torch.Tensor:
+    operator = _ChebyshevOperator.build(matrix, excitation, k_normal)
+    wave = torch.zeros_like(operator.diagonal)
+    wave[0] = 1.0
+    depth, depths, amplitudes = 0.0, [], []
+    for stage in operator.stages(thickness):
+        amplitudes.append(operator.exponential(wave, stage - depth))
+        depths.append(stage)
+        depth, wave = float(stage[-1]), amplitudes[-1][-1]
+    return torch.cat(amplitudes)[torch.searchsorted(torch.cat(depths), thickness)]
+
+
+@dataclass(frozen=True, eq=False)
+class _ChebyshevOperator:
+    """The matrix of a block of directions, scaled so that its spectrum lies in [-1, 1].
+
+    ``hop`` and ``diagonal`` hold twice the scaled matrix; ``oblique`` is k_mean / k_n where the
+    foil is tilted. The true matrix is ``centre + radius x``.
+    """
+
+    hop: torch.Tensor
+    diagonal: torch.Tensor
+    oblique: torch.Tensor | None
+    centre: complex
+    radius: float
+    absorption: float
+
+    @classmethod
+    def build(
+        cls, matrix: torch.Tensor, excitation: torch.Tensor, k_normal: torch.Tensor
+    ) -> _ChebyshevOperator:
+        k_mean = k_normal.detach().mean()
+        coupling = matrix / (2.0 * k_mean)
+        ratio = k_mean / k_normal
+        stretch = float(ratio.detach().max())
+        # The spectrum of the sum lies within the sum of the spectra (Weyl). Absorption adds a
+        # positive imaginary part, of which the centre takes one half.
+        constant = coupling.detach()
+        levels = stretch * torch.linalg.eigvalsh(0.5 * (constant + constant.mH))
+        damping = stretch * torch.linalg.eigvalsh(0.5j * (constant.mH - constant))
+        low = float(excitation.detach().min() + levels[0].clamp(max=0.0))
+        high = float(excitation.detach().max() + levels[-1].clamp(min=0.0))
+        centre = complex(0.5 * (low + high), 0.5 * float(damping[0] + damping[-1]))
+        radius = 0.51 * (high - low) + 1e-6
+        oblique = bool((torch.abs(ratio - 1.0) > 1e-7).any())
+        return cls(
+            hop=coupling * (2.0 / radius),
+            diagonal=((excitation - centre) * (2.0 / radius)).to(matrix.dtype),
+            oblique=ratio.to(matrix.dtype) if oblique else None,
+            centre=centre,
+            radius=radius,
+            absorption=0.5 * float(damping[-1] - damping[0]),
+        )
+
+    def twice(self, wave: torch.Tensor, minus: torch.Tensor) -> torch.Tensor:
+        """Return 2 x wave - minus."""
+        scaled = wave if self.oblique is None else wave * self.oblique
+        return torch.addcmul(
+            torch.addmm(minus, self.hop, scaled, beta=-1), self.diagonal, wave
+        )
+
+    def stages(self, thickness: torch.Tensor) -> list[torch.Tensor]:
+        """Split the sorted thicknesses so that no expansion's terms outgrow its sum.
+
+        Off the real axis the polynomials grow like exp(2 pi z absorption), which cancels in the
+        sum and would cost its digits.
+        """
+        longest = _LARGEST_GROWTH / (2.0 * pi * max(self.absorption, 1e-9))
+        depths = torch.unique(thickness)
+        stages = []
+        start = 0.0
+        while len(depths):
+            reach = depths[depths <= start + longest]
+            if len(reach) == 0:
+                reach = torch.tensor([start + longest], dtype=depths.dtype)
+            stages.append(reach)
+            start = float(reach[-1])
+            depths = depths[depths > start]
+        return stages
+
+    def exponential(self, wave: torch.Tensor, thickness: torch.Tensor) -> torch.Tensor:
+        """Return exp(2 pi i z matrix) wave for ascending thicknesses, shape (t, n, b)."""
+        precision = 0.1 * torch.finfo(wave.dtype).eps
+        coefficients = _bessel_coefficients(thickness, self.centre, self.radius, precision)
+        coefficients = coefficients.to(wave.device, wave.dtype)
+        vectors = [wave, 0.5 * self.twice(wave, torch.zeros_like(wave))]
+        total = torch.zeros(
+            len(thickness), wave.numel(), dtype=wave.dtype, device=wave.device
+        )
+        for some in coefficients.split(_CHEBYSHEV_CHUNK, dim=1):
+            while len(vectors) < some.shape[1] + 2:
+                vectors.append(self.twice(vectors[-1], vectors[-2]))
+            stacked = torch.stack(vectors[: some.shape[1]]).flatten(1)
+            total = torch.addmm(total, some, stacked)
+            vectors = vectors[some.shape[1] :]
+        return total.reshape(len(thickness), *wave.shape)
+
+
+def _bessel_coefficients(
+    thickness: torch.Tensor, centre: complex, radius: float, precision: float
+) -> torch.Tensor:
+    """Return c_k of exp(2 pi i z (centre + radius x)) = sum_k c_k T_k(x), shape (t, terms)."""
+    z = thickness.numpy()
+    argument = 2.0 * pi * radius * z
+    largest = float(argument[-1])
+    order = np.arange(ceil(largest + 12.0 * largest ** (1 / 3) + 20.0))
+    bessel = jv(order[None, :], argument[:, None])
+    # Terms grow off the real axis, see `_ChebyshevOperator.stages`.
+    matters = np.abs(bessel).max(axis=0) > precision * np.exp(-_LARGEST_GROWTH)
+    n_terms = int(np.flatnonzero(matters)[-1]) + 1
+    coefficients = (2.0 * 1j**order * bessel)[:, :n_terms]
+    coefficients[:, 0] *= 0.5
+    return torch.as_tensor(coefficients * np.exp(2j * pi * centre * z)[:, None])
+
+
+def _eigen(
+    matrix: torch.Tensor,
+    excitation: torch.Tensor,
+    k_normal: torch.Tensor,
+    thickness: torch.Tensor,
+) -> torch.Tensor:
+    directions = []
+    thickness = thickness.to(matrix.device)
+    for s, k_n in zip(excitation.T, k_normal, strict=True):
+        values, vectors = torch.linalg.eig(matrix / (2.0 * k_n) + torch.diag(s.to(matrix.dtype)))
+        incident = torch.zeros(len(matrix), 1, dtype=matrix.dtype, device=matrix.device)
+        incident[0] = 1.0
+        excited = torch.linalg.solve(vectors, incident)
+        phases = torch.exp(2j * pi * values[:, None] * thickness[None, :])
+        directions.append((vectors @ (excited * phases)).T)
+    return torch.stack(directions, dim=2)
+
+
+_SOLVERS = {"chebyshev": _chebyshev, "eigen": _eigen}
+
+
+def diffract(
+    crystal: Crystal,
+    beams: Beams,
+    energy_ev: float,
+    thicknesses: Sequence[float] | torch.Tensor,
+    *,
+    incidence: torch.Tensor | None = None,
+    foil_normal: torch.Tensor | None = None,
+    absorption: bool = True,
+    solver: str = "chebyshev",
+    dtype: torch.dtype = torch.complex64,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Return the amplitudes of all beams for a block of incident directions.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    beams : Beams
+        From `select_beams`.
+    energy_ev : float
+    thicknesses : sequence of float, shape (t,)
+        Å.
+    incidence : torch.Tensor, shape (b, 2), optional
+        Transverse wave vectors (row, col) in 1/Å; default one wave along -z.
+    foil_normal : torch.Tensor, shape (3,), optional
+        Unit vector in the laboratory frame towards the source; default (0, 0, 1).
+    absorption : bool
+        Thermal diffuse absorption.
+    solver, dtype, device
+        See `propagate`.
+
+    Returns
+    -------
+    torch.Tensor, shape (t, n, b)
+        Intensity is its squared modulus; the incident wave has intensity 1.
+
+    Examples
+    --------
+    >>> from py4dstem_ml.physics.orientations import zone_axis
+    >>> gold = Crystal.cubic(4.08, [79] * 4, [[0, 0, 0], [0, .5, .5], [.5, 0, .5], [.5, .5, 0]])
+    >>> beams = select_beams(gold, zone_axis(gold, (0, 0, 1)), 200e3)
+    >>> diffract(gold, beams, 200e3, [100.0, 200.0]).shape[0]
+    2
+    """
+    matrix = structure_matrix(crystal, beams, energy_ev, absorption=absorption)
+    excitation = excitation_errors(beams.g, energy_ev, incidence, foil_normal)
+    k, normal = _wave_vectors(beams.g, energy_ev, incidence, foil_normal)
+    k_normal = -(k @ normal)
+    real = torch.float32 if dtype == torch.complex64 else torch.float64
+    return propagate(
+        matrix.to(device, dtype),
+        excitation.to(device, real),
+        k_normal.to(device, real),
+        thicknesses,
+        solver=solver,
+    )
