@@ -85,8 +85,8 @@ class LibraryConfig:
     crystals_per_shard: int = 16
     n_thickness: int = 3
     g_margin: float = 1.1
-    s_max: float = 0.06
-    max_beams: int = 280
+    s_max: float = 0.05
+    max_beams: int = 240
 
 
 @dataclass(frozen=True)
@@ -155,14 +155,18 @@ def simulate_orientation(
 def draw_crystals(
     table: CrystalTable, part: str, n: int, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Draw crystals of one part of the split: a prototype by the root of its count, then one."""
+    """Draw crystals of one part of the split: a prototype by the root of its count, then one.
+
+    Cells above 150 Å^3 are drawn less often, by the inverse of their volume to the power 0.7:
+    users look at simple crystals more often than the database holds them.
+    """
     members = split_by_material(table.formula, table.prototype)[part]
-    names, inverse, counts = np.unique(
+    volume = np.abs(np.linalg.det(table.field("lattice")[members]))
+    _, inverse, counts = np.unique(
         table.prototype[members], return_inverse=True, return_counts=True
     )
-    weights = np.sqrt(counts)
-    prototypes = rng.choice(len(names), n, p=weights / weights.sum())
-    return np.array([rng.choice(members[inverse == p]) for p in prototypes])
+    weights = counts[inverse] ** -0.5 * np.minimum(1.0, 150.0 / volume) ** 0.7
+    return rng.choice(members, n, p=weights / weights.sum())
 
 
 def simulate_shard(

@@ -292,9 +292,7 @@ class _ChebyshevOperator:
     def twice(self, wave: torch.Tensor, minus: torch.Tensor) -> torch.Tensor:
         """Return 2 x wave - minus."""
         scaled = wave if self.oblique is None else wave * self.oblique
-        return torch.addcmul(
-            torch.addmm(minus, self.hop, scaled, beta=-1), self.diagonal, wave
-        )
+        return torch.addcmul(torch.addmm(minus, self.hop, scaled, beta=-1), self.diagonal, wave)
 
     def stages(self, thickness: torch.Tensor) -> list[torch.Tensor]:
         """Split the sorted thicknesses so that no expansion's terms outgrow its sum.
@@ -321,9 +319,7 @@ class _ChebyshevOperator:
         coefficients = _bessel_coefficients(thickness, self.centre, self.radius, precision)
         coefficients = coefficients.to(wave.device, wave.dtype)
         vectors = [wave, 0.5 * self.twice(wave, torch.zeros_like(wave))]
-        total = torch.zeros(
-            len(thickness), wave.numel(), dtype=wave.dtype, device=wave.device
-        )
+        total = torch.zeros(len(thickness), wave.numel(), dtype=wave.dtype, device=wave.device)
         for some in coefficients.split(_CHEBYSHEV_CHUNK, dim=1):
             while len(vectors) < some.shape[1] + 2:
                 vectors.append(self.twice(vectors[-1], vectors[-2]))

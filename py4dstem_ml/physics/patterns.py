@@ -95,7 +95,12 @@ def disk_amplitudes(
     radius = aperture_radius(semiangle_mrad, energy_ev) / pixel_size
     offsets, needed = incident_grid(radius)
     amplitudes = diffract(
-        crystal, beams, energy_ev, thicknesses, incidence=offsets[needed] * pixel_size, **options  # type: ignore[arg-type]
+        crystal,
+        beams,
+        energy_ev,
+        thicknesses,
+        incidence=offsets[needed] * pixel_size,
+        **options,  # type: ignore[arg-type]
     )
     grid = amplitudes.new_zeros(*amplitudes.shape[:2], *needed.shape)
     grid[:, :, needed.to(grid.device)] = amplitudes

@@ -1,0 +1,46 @@
+# make demo   installs into .venv and runs the main job: a figure and an .h5 in demo/
+# make test   the checks and all fast tests
+PY ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+ML := $(BIN)/py4dstem-ml
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+.PHONY: demo test test-slow train evaluate benchmark clean
+
+demo: $(INSTALLED)
+	$(ML) demo --output demo
+
+test: $(INSTALLED_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m slow
+
+train: $(INSTALLED)
+	$(ML) train disks $(ARGS)
+
+evaluate: $(INSTALLED)
+	$(ML) evaluate disks $(ARGS)
+
+benchmark: $(INSTALLED_DEV)
+	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo build dist
+
+# torch first, alone: the one large download is then not repeated when a later step fails.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PY) -m venv $(VENV)
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	touch $@

@@ -1,0 +1,154 @@
+"""The main job on an embedded scan: patterns in, Bragg vectors, an overlay and a strain map out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from py4DSTEM import BraggVectors, DataCube
+
+__all__ = ["Scan", "embedded_scan", "run"]
+
+_log = logging.getLogger(__name__)
+
+
+class Scan(NamedTuple):
+    """A small simulated 4D-STEM scan.
+
+    Attributes
+    ----------
+    data : numpy.ndarray, (Rx, Ry, 128, 128), uint16
+        Counts.
+    probe : numpy.ndarray, (128, 128), float32
+        The beam in vacuum.
+    pixel_size : float
+        In 1/Å.
+    """
+
+    data: np.ndarray
+    probe: np.ndarray
+    pixel_size: float
+
+
+def embedded_scan() -> Scan:
+    """The scan that the package carries.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the installation lacks it.
+    """
+    file = resources.files("py4dstem_ml") / "data" / "demo_scan.npz"
+    with resources.as_file(file) as path, np.load(path, allow_pickle=False) as arrays:
+        return Scan(arrays["data"], arrays["probe"], float(arrays["pixel_size"]))
+
+
+def run(
+    output_folder: str | os.PathLike = "demo",
+    *,
+    model: str | os.PathLike | torch.nn.Module | None = None,
+    device: str | torch.device | None = None,
+) -> str:
+    """Detect the disks of the embedded scan and map its strain.
+
+    Writes ``demo_bragg.h5`` (py4DSTEM's BraggVectors), ``demo_peaks.png`` and
+    ``demo_strain.png``.
+
+    Parameters
+    ----------
+    output_folder : str or path
+        Made if need be.
+    model, device
+        See `BraggDiskFinder`.
+
+    Returns
+    -------
+    str
+        What was found and written.
+    """
+    import py4DSTEM
+
+    from .toolkits.py4dstem import find_bragg_disks_aiml
+
+    folder = Path(output_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    scan = embedded_scan()
+    cube = py4DSTEM.DataCube(scan.data)
+    cube.calibration.set_Q_pixel_size(scan.pixel_size)
+    cube.calibration.set_Q_pixel_units("A^-1")
+    vectors = find_bragg_disks_aiml(cube, scan.probe, model=model, device=device)
+    py4DSTEM.save(str(folder / "demo_bragg.h5"), vectors, mode="o", tree=None)
+
+    _save_overlay(folder / "demo_peaks.png", cube, vectors)
+    strain = _strain(vectors)
+    _save_strain(folder / "demo_strain.png", strain)
+
+    positions = int(np.prod(vectors.Rshape))
+    peaks = sum(len(vectors.raw[i].data) for i in np.ndindex(vectors.Rshape))
+    text = (
+        f"{peaks} peaks in {positions} patterns; strain e_xx from {100 * strain['e_xx'].min():+.2f} "
+        f"to {100 * strain['e_xx'].max():+.2f} %. Written to {folder}: demo_bragg.h5, "
+        f"demo_peaks.png, demo_strain.png"
+    )
+    _log.info("the demo found %s", text)
+    return text
+
+
+def _strain(vectors: BraggVectors) -> dict[str, np.ndarray]:
+    """Strain of each position against the scan's median, by py4DSTEM's own workflow."""
+    import py4DSTEM
+    from matplotlib import pyplot
+
+    qx0, qy0, _ = vectors.measure_origin()
+    vectors.calibration.set_origin((qx0, qy0))
+    vectors.calibration.set_QR_rotation_degrees(0)
+    vectors.setcal(center=True, ellipse=False, pixel=False, rotate=True)
+    quiet = io.StringIO()
+    # py4DSTEM prints and shows its figures as it goes; here only the result is wanted.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), pyplot.rc_context():
+        warnings.simplefilter("ignore")
+        pyplot.switch_backend("Agg")
+        strainmap = py4DSTEM.StrainMap(braggvectors=vectors)
+        strainmap.choose_basis_vectors(
+            minSpacing=6, maxNumPeaks=60, minRelativeIntensity=0.005, edgeBoundary=4
+        )
+        strainmap.fit_basis_vectors(max_peak_spacing=2.0)
+        strainmap.get_strain()
+        pyplot.close("all")
+    return {name: strainmap.get_slice(name).data for name in ("e_xx", "e_yy", "e_xy", "theta")}
+
+
+def _save_overlay(path: Path, cube: DataCube, vectors: BraggVectors) -> None:
+    from matplotlib import pyplot
+
+    from .disks.plot import plot_peaks
+
+    middle = tuple(n // 2 for n in vectors.Rshape)
+    raw = vectors.raw[middle]
+    fig, ax = plot_peaks(cube.data[middle], np.column_stack([raw.qx, raw.qy, raw.I]))
+    fig.savefig(path, dpi=150)
+    pyplot.close(fig)
+
+
+def _save_strain(path: Path, strain: dict[str, np.ndarray]) -> None:
+    from matplotlib import pyplot
+
+    fig, axes = pyplot.subplots(1, len(strain), figsize=(14, 3.5), layout="constrained")
+    for ax, (name, values) in zip(axes, strain.items(), strict=True):
+        shown, unit = (np.degrees(values), "degrees") if name == "theta" else (100 * values, "%")
+        limit = max(np.percentile(np.abs(shown), 99), 0.1)
+        image = ax.imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        fig.colorbar(image, ax=ax, label=unit)
+        ax.set(title=name)
+    fig.savefig(path, dpi=150)
+    pyplot.close(fig)

@@ -1,0 +1,368 @@
+"""Train a disk network from a library of shards: one plain loop for a laptop or many GPUs.
+
+``torchrun --nproc-per-node 8 -m py4dstem_ml.cli train disks ...`` trains on several GPUs. A
+broken-off run goes on with ``--resume``; with ``--time-limit`` the learning rate follows the
+clock, so that any budget ends in finished weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import weights
+from ..compute import pick_device
+from ..physics.patterns import Detector, probe_image, render_peaks
+from .augment import Augmentation, AugmentConfig, Batch, two_grains
+from .library import Shard, read_shard
+from .network import SPECS, DiskNet, build_network, save_network
+
+logger = logging.getLogger(__name__)
+
+#: Peaks weaker than this fraction of the strongest are not drawn into the target.
+_TARGET_FLOOR = 3e-4
+#: Shards that are shuffled together.
+_SHARDS_IN_MEMORY = 48
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained; written beside its weights.
+
+    Attributes
+    ----------
+    network : str
+        A name of `network.SPECS`.
+    batch_size : int
+        For each process.
+    learning_rate, weight_decay, clip : float
+        AdamW; the gradient's norm is clipped.
+    warmup : float
+        Share of the run over which the learning rate rises; then it falls as a cosine.
+    averaging : float
+        Decay of the exponential average of the weights, which is what is saved.
+    steps : int
+        Length of the run, if no time limit ends it.
+    time_limit_s : float or None
+    seed : int
+    mixed_precision : bool
+        bfloat16 where the device is fast at it.
+    """
+
+    network: str = "dualnet.compact"
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    warmup: float = 0.02
+    averaging: float = 0.999
+    steps: int = 20_000
+    time_limit_s: float | None = None
+    seed: int = 0
+    mixed_precision: bool = True
+
+
+class ShardStream:
+    """Endless batches from a folder of shards, each pattern once an epoch, in random order.
+
+    Shards that appear while it runs join at the next epoch.
+    """
+
+    def __init__(
+        self, folder: str | Path, config: TrainConfig, augment: AugmentConfig,
+        *, part: str = "train", rank: int = 0, processes: int = 1,
+    ) -> None:  # fmt: skip
+        self.folder, self.part = Path(folder), part
+        self.config, self.augment = config, augment
+        self.rank, self.processes = rank, processes
+        self.rng = np.random.default_rng([config.seed, rank])
+        if not self._paths():
+            raise FileNotFoundError(
+                f"no shard {part}-*.h5 in {self.folder}; make them with "
+                "'py4dstem-ml simulate disks --output FOLDER'"
+            )
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.part}-*.h5"))[self.rank :: self.processes]
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            paths = [p for p in self._paths()]
+            self.rng.shuffle(paths)
+            for start in range(0, len(paths), _SHARDS_IN_MEMORY):
+                shards = [read_shard(p) for p in paths[start : start + _SHARDS_IN_MEMORY]]
+                items = [(s, i) for s, shard in enumerate(shards) for i in range(len(shard.peaks))]
+                self.rng.shuffle(items)
+                size = self.config.batch_size
+                for first in range(0, len(items) - size + 1, size):
+                    chosen = items[first : first + size]
+                    yield self._batch([(shards[s], i) for s, i in chosen])
+
+    def _batch(self, items: list[tuple[Shard, int]]) -> Batch:
+        rows = [self._item(shard, i) for shard, i in items]
+        longest = max(len(peaks) for _, _, peaks in rows)
+        peaks = torch.zeros(len(rows), longest, 3)
+        for slot, (_, _, values) in zip(peaks, rows, strict=True):
+            slot[: len(values)] = values
+        return Batch(
+            patterns=torch.stack([pattern for pattern, _, _ in rows]),
+            probes=torch.stack([probe for _, probe, _ in rows]),
+            peaks=peaks,
+            pixel_size=torch.tensor([shard.pixel_size for shard, _ in items]),
+            radius_px=torch.tensor([shard.radius_px[i] for shard, i in items]).float(),
+        )
+
+    def _item(self, shard: Shard, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        pattern, peaks = _unit(shard.patterns[i]), _relative(shard.peaks[i])
+        if self.rng.random() < self.augment.grain_share:
+            partners = np.flatnonzero(shard.semiangle_mrad == shard.semiangle_mrad[i])
+            j = int(self.rng.choice(partners))
+            fraction = self.rng.uniform(*self.augment.grain_fraction)
+            pattern = fraction * pattern + (1.0 - fraction) * _unit(shard.patterns[j])
+            peaks = two_grains(peaks, _relative(shard.peaks[j]), fraction)
+        detector = Detector(shard.patterns.shape[1:], shard.pixel_size)
+        probe = probe_image(detector, shard.semiangle_mrad[i], shard.energy_ev)
+        return pattern, probe, peaks
+
+
+def _unit(pattern: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pattern / pattern.sum())
+
+
+def _relative(peaks: np.ndarray) -> torch.Tensor:
+    values = torch.from_numpy(peaks.copy())
+    values[:, 2] /= values[:, 2].max()
+    return values[values[:, 2] >= _TARGET_FLOOR]
+
+
+def target_map(peaks: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Return what the network should see: spots of height sqrt(w / w_max), shape (b, h, w)."""
+    return render_peaks(torch.cat([peaks[..., :2], peaks[..., 2:].sqrt()], dim=-1), shape)
+
+
+def relative_error(maps: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the squared error over the squared target, averaged over patterns."""
+    error = (maps - targets).square().sum((-2, -1))
+    return (error / targets.square().sum((-2, -1)).clamp(min=1e-6)).mean()
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Say whether bfloat16 convolutions are faster than float32 ones on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+class Trainer:
+    """The state of a run: network, its average, optimiser, step and seconds spent."""
+
+    def __init__(self, config: TrainConfig, output: Path, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.output, self.device = config, output, device
+        self.network = build_network(config.network).to(device)
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging),
+            use_buffers=True,
+        )  # fmt: skip
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.parallel: nn.Module = self.network
+        self.step, self.seconds = 0, 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done."""
+        by_step = self.step / self.config.steps
+        if self.config.time_limit_s is None:
+            return by_step
+        return max(by_step, self.seconds / self.config.time_limit_s)
+
+    def learning_rate(self) -> float:
+        """Return the rate at this point of the run."""
+        warmup = self.config.warmup
+        if self.progress < warmup:
+            return self.config.learning_rate * max(self.progress, 1e-4) / warmup
+        phase = min(1.0, (self.progress - warmup) / (1.0 - warmup))
+        return self.config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase)))
+
+    def train_step(self, batch: Batch) -> float:
+        """Take one step and return the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        targets = target_map(batch.peaks, tuple(batch.patterns.shape[-2:]))
+        mixed = self.config.mixed_precision and fast_bfloat16(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
+            maps = self.parallel(batch.patterns, batch.probes)
+        loss = relative_error(maps, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.average.update_parameters(self.network)
+        self.step += 1
+        return float(loss.detach())
+
+    def save(self, metadata: dict[str, Any]) -> Path:
+        """Write the averaged weights, and all that a resumed run needs."""
+        averaged: DiskNet = self.average.module
+        path = self.output / f"{self.config.network}.safetensors"
+        save_network(averaged, path, metadata)
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        weights.save(
+            self.output / "checkpoint.safetensors", tensors,
+            {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)},
+        )  # fmt: skip
+        return path
+
+    def resume(self) -> None:
+        """Go on from the checkpoint of the output folder."""
+        tensors, state = weights.load(self.output / "checkpoint.safetensors")
+        groups: dict[str, dict[str, torch.Tensor]] = {"network": {}, "average": {}}
+        optimizer_state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            part, rest = key.split(".", 1)
+            if part == "optimizer":
+                index, name = rest.split(".", 1)
+                optimizer_state.setdefault(int(index), {})[name] = value
+            else:
+                groups[part][rest] = value
+        self.network.load_state_dict(groups["network"])
+        self.average.load_state_dict(groups["average"])
+        optimizer = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**optimizer, "state": optimizer_state})
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+
+def train(
+    library: str | Path,
+    output: str | Path,
+    config: TrainConfig,
+    *,
+    augment: AugmentConfig | None = None,
+    device: str | torch.device | None = None,
+    resume: bool = False,
+    save_every_s: float = 300.0,
+) -> Path:
+    """Train a disk network and return the path of its weights.
+
+    Parameters
+    ----------
+    library : str or Path
+        Folder of shards from `library.simulate`.
+    output : str or Path
+        Folder for ``<network>.safetensors``, ``checkpoint.safetensors`` and ``log.jsonl``.
+    config : TrainConfig
+    augment : AugmentConfig, optional
+    device : str or torch.device, optional
+        Default: the GPU if there is one.
+    resume : bool
+        Go on from the checkpoint in ``output``.
+    save_every_s : float
+        Seconds between checkpoints.
+    """
+    augment = augment or AugmentConfig()
+    rank, processes, device = _join_group(device)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, output, device)
+    if resume:
+        trainer.resume()
+    if processes > 1:
+        trainer.parallel = nn.parallel.DistributedDataParallel(trainer.network)
+    stream = ShardStream(library, config, augment, rank=rank, processes=processes)
+    augmentation = Augmentation(augment, config.seed + 1000 * rank + trainer.step, device)
+    metadata = {"training": asdict(config), "augmentation": asdict(augment)}
+
+    started = time.monotonic() - trainer.seconds
+    saved = time.monotonic()
+    losses: list[float] = []
+    for batch in stream:
+        if trainer.progress >= 1.0:
+            break
+        batch = Batch(*(value.to(device) for value in vars(batch).values()))
+        losses.append(trainer.train_step(augmentation(batch)))
+        trainer.seconds = time.monotonic() - started
+        if rank == 0 and trainer.step % 100 == 0:
+            _log(output, trainer, losses)
+            losses = []
+        if rank == 0 and time.monotonic() - saved > save_every_s:
+            trainer.save(_described(metadata, trainer))
+            saved = time.monotonic()
+    if processes > 1:
+        torch.distributed.destroy_process_group()
+    return trainer.save(_described(metadata, trainer)) if rank == 0 else output
+
+
+def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
+    samples = trainer.step * trainer.config.batch_size
+    return {**metadata, "patterns_seen": samples, "seconds": round(trainer.seconds)}
+
+
+def _log(output: Path, trainer: Trainer, losses: list[float]) -> None:
+    row = {
+        "step": trainer.step, "seconds": round(trainer.seconds, 1),
+        "loss": float(np.mean(losses)), "learning_rate": trainer.learning_rate(),
+    }  # fmt: skip
+    with (output / "log.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    logger.info(
+        "step %d, %.0f s, loss %.4f, %.0f %% done",
+        trainer.step, trainer.seconds, row["loss"], 100 * trainer.progress,
+    )  # fmt: skip
+
+
+def _join_group(device: str | torch.device | None) -> tuple[int, int, torch.device]:
+    """Join the processes that torchrun started; return rank, their number and the device."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
+        return 0, 1, pick_device(device)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend)
+    rank = torch.distributed.get_rank()
+    if backend == "gloo":
+        return rank, processes, torch.device("cpu")
+    local = int(os.environ["LOCAL_RANK"])
+    torch.cuda.set_device(local)
+    return rank, processes, torch.device("cuda", local)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare ``py4dstem-ml train disks``."""
+    defaults = TrainConfig()
+    parser.add_argument("--library", required=True, help="folder of shards")
+    parser.add_argument("--output", required=True, help="folder for weights, checkpoint and log")
+    parser.add_argument("--network", choices=sorted(SPECS), default=defaults.network)
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--time-limit", type=float, help="seconds; the run ends in time")
+    parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
+    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--device", help="default: the GPU if there is one")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+
+
+def run(args: Namespace) -> str:
+    """Run ``py4dstem-ml train disks``."""
+    config = TrainConfig(
+        network=args.network, steps=args.steps, time_limit_s=args.time_limit,
+        batch_size=args.batch_size, learning_rate=args.learning_rate, seed=args.seed,
+    )  # fmt: skip
+    path = train(args.library, args.output, config, device=args.device, resume=args.resume)
+    return f"weights: {path}"

@@ -1,0 +1,140 @@
+"""The floors of the house: physics, systems, toolkits; a floor imports only from those below."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "py4dstem_ml"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TOOLKITS = {"py4DSTEM", "hyperspy", "pyxem", "emdfile", "orix"}
+PHYSICS_MAY = {"torch", "numpy", "scipy"}
+STRUCTURES_MAY = PHYSICS_MAY | {"ase", "spglib"}
+SYSTEMS_MAY = PHYSICS_MAY | {"h5py", "safetensors", "sklearn", "joblib", "matplotlib"}
+SYSTEMS_MAY |= {"skimage", "optuna", "threadpoolctl", "lazy_loader"}
+PLUMBING_MAY = {"torch", "numpy", "safetensors", "pooch", "tqdm", "tomli", "lazy_loader"}
+
+# The plumbing knows no floor, but these two are the roof: they call every floor, lazily.
+ROOF = {"cli.py", "demo.py"}
+
+
+def floor_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    if len(parts) == 1:
+        return "roof" if parts[0] in ROOF else "plumbing"
+    return parts[0] if parts[0] in {"physics", "toolkits"} else "system"
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """The modules that a file imports by statement, and whether that happens at its import."""
+    tree = ast.parse(path.read_text("utf-8"))
+    in_functions = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) not in in_functions
+        elif isinstance(node, ast.ImportFrom):
+            yield absolute(path, node), id(node) not in in_functions
+
+
+def absolute(path: Path, node: ast.ImportFrom) -> str:
+    if not node.level:
+        module = node.module or ""
+        # `from py4dstem_ml import disks` imports a floor as much as `import py4dstem_ml.disks`.
+        return f"{module}.{node.names[0].name}" if module == "py4dstem_ml" else module
+    folder = path.parent.relative_to(PACKAGE.parent).parts
+    base = folder[: len(folder) - node.level + 1]
+    return ".".join([*base, node.module or node.names[0].name])
+
+
+def outside(path: Path) -> set[str]:
+    """The packages that a file imports, the standard library and our own left out."""
+    roots = {module.split(".")[0] for module, _ in imports(path)}
+    return roots - set(sys.stdlib_module_names) - {"py4dstem_ml"}
+
+
+def inside(path: Path) -> set[str]:
+    """The parts of our own package that a file imports."""
+    modules = [module.split(".") for module, _ in imports(path)]
+    return {m[1] for m in modules if m[0] == "py4dstem_ml" and len(m) > 1}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_floor_imports_only_from_floors_below(path: Path) -> None:
+    floor = floor_of(path)
+    used = inside(path)
+    systems = {p.name for p in PACKAGE.iterdir() if p.is_dir()} - {"physics", "toolkits"}
+    if floor == "physics":
+        assert not used & (systems | {"toolkits"} | {"cli", "demo"})
+    elif floor == "system":
+        own = path.relative_to(PACKAGE).parts[0]
+        assert not used & ((systems - {own}) | {"toolkits", "cli", "demo"})
+    elif floor == "toolkits":
+        assert not used & {"cli", "demo"}
+    elif floor == "plumbing":
+        assert not used & (systems | {"physics", "toolkits", "cli", "demo"})
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_floor_knows_only_its_own_libraries(path: Path) -> None:
+    floor = floor_of(path)
+    if floor == "physics":
+        allowed = STRUCTURES_MAY if path.name == "structures.py" else PHYSICS_MAY
+        assert outside(path) <= allowed
+    elif floor == "system":
+        assert outside(path) <= SYSTEMS_MAY
+    elif floor == "plumbing":
+        assert outside(path) <= PLUMBING_MAY
+    if floor != "toolkits" and path.name != "demo.py":
+        assert not outside(path) & TOOLKITS
+
+
+def test_the_roof_and_the_structures_import_lazily() -> None:
+    for path in FILES:
+        heavy = {module.split(".")[0] for module, at_import in imports(path) if at_import}
+        if floor_of(path) == "roof":
+            assert not heavy & (TOOLKITS | {"torch"}), name(path)
+        if path.name == "structures.py":
+            assert not heavy & {"ase", "spglib"}, name(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_only_the_command_line_prints(path: Path) -> None:
+    if path.name != "cli.py":
+        assert "print" not in called_names(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_weights_are_data_not_code(path: Path) -> None:
+    forbidden = {"pickle.load", "pickle.loads", "joblib.load", "torch.load", "dill.load"}
+    assert not called_names(path) & forbidden
+    assert not outside(path) & {"dill", "cloudpickle"}
+    assert "pickle" not in {module for module, _ in imports(path)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_hook_into_the_file_format_of_emdfile(path: Path) -> None:
+    # A module or a class with this attribute takes over the reading of everyone's files.
+    names = {node.id for node in ast.walk(ast.parse(path.read_text("utf-8"))) if is_name(node)}
+    assert "_emd_hook" not in names
+
+
+def is_name(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name)
+
+
+def called_names(path: Path) -> set[str]:
+    """The functions that a file calls, as they are written, e.g. "torch.load"."""
+    tree = ast.parse(path.read_text("utf-8"))
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
