@@ -49,6 +49,33 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     return chosen
 
 
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Compute convolutions in bfloat16 where the device is faster at it, in float32 elsewhere.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    torch.autocast
+        A context manager; it does nothing on a CPU without matrix tiles (AMX).
+
+    Examples
+    --------
+    >>> from py4dstem_ml.compute import mixed_precision, pick_device
+    >>> with mixed_precision(pick_device("cpu")):
+    ...     pass
+    """
+    import torch
+
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
+
+
 def iter_blocks(
     array: Any, batch_size: int, positions: Sequence | np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -9,13 +9,9 @@ import os
 import warnings
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
-    from py4DSTEM import BraggVectors, DataCube
 
 __all__ = ["Scan", "embedded_scan", "run"]
 
@@ -56,8 +52,8 @@ def embedded_scan() -> Scan:
 def run(
     output_folder: str | os.PathLike = "demo",
     *,
-    model: str | os.PathLike | torch.nn.Module | None = None,
-    device: str | torch.device | None = None,
+    model: Any = None,
+    device: Any = None,
 ) -> str:
     """Detect the disks of the embedded scan and map its strain.
 
@@ -87,7 +83,7 @@ def run(
     cube.calibration.set_Q_pixel_size(scan.pixel_size)
     cube.calibration.set_Q_pixel_units("A^-1")
     vectors = find_bragg_disks_aiml(cube, scan.probe, model=model, device=device)
-    py4DSTEM.save(str(folder / "demo_bragg.h5"), vectors, mode="o", tree=None)
+    py4DSTEM.save(str(folder / "demo_bragg.h5"), vectors, mode="o", tree=False)
 
     _save_overlay(folder / "demo_peaks.png", cube, vectors)
     strain = _strain(vectors)
@@ -95,16 +91,16 @@ def run(
 
     positions = int(np.prod(vectors.Rshape))
     peaks = sum(len(vectors.raw[i].data) for i in np.ndindex(vectors.Rshape))
+    low, high = 100 * strain["e_xx"].min(), 100 * strain["e_xx"].max()
     text = (
-        f"{peaks} peaks in {positions} patterns; strain e_xx from {100 * strain['e_xx'].min():+.2f} "
-        f"to {100 * strain['e_xx'].max():+.2f} %. Written to {folder}: demo_bragg.h5, "
-        f"demo_peaks.png, demo_strain.png"
+        f"{peaks} peaks in {positions} patterns; strain e_xx from {low:+.2f} to {high:+.2f} %. "
+        f"Written to {folder}: demo_bragg.h5, demo_peaks.png, demo_strain.png"
     )
     _log.info("the demo found %s", text)
     return text
 
 
-def _strain(vectors: BraggVectors) -> dict[str, np.ndarray]:
+def _strain(vectors: Any) -> dict[str, np.ndarray]:
     """Strain of each position against the scan's median, by py4DSTEM's own workflow."""
     import py4DSTEM
     from matplotlib import pyplot
@@ -128,7 +124,7 @@ def _strain(vectors: BraggVectors) -> dict[str, np.ndarray]:
     return {name: strainmap.get_slice(name).data for name in ("e_xx", "e_yy", "e_xy", "theta")}
 
 
-def _save_overlay(path: Path, cube: DataCube, vectors: BraggVectors) -> None:
+def _save_overlay(path: Path, cube: Any, vectors: Any) -> None:
     from matplotlib import pyplot
 
     from .disks.plot import plot_peaks

@@ -18,9 +18,6 @@ from torch.nn import functional
 from .. import weights
 from .layers import UNet, half_band, monte_carlo_dropout
 
-#: Weights that users get unless they name others.
-DEFAULT_MODEL = "dualnet.compact.v1"
-
 Architecture = Literal["unet", "specunet", "fcunet", "dualnet"]
 
 
@@ -285,7 +282,7 @@ class DiskNet(nn.Module):
         mc_dropout : bool
             Draw dropout masks, one sample of the network's uncertainty.
         """
-        probe = probe.expand_as(patterns)
+        probe = probe if probe.ndim == 3 else probe[None]
         height, width = patterns.shape[-2:]
         more = [-n % self.body.multiple for n in (height, width)]
         # Equal zero margins (`more` is even, as both sizes are) keep the centre in the centre.
@@ -325,7 +322,7 @@ def load_network(name_or_path: str | None = None, device: torch.device | str = "
     Parameters
     ----------
     name_or_path : str, optional
-        A name of `weights.list_pretrained`, or a file; default `DEFAULT_MODEL`.
+        A name of `weights.list_pretrained`, or a file; default the registry's default.
     device : torch.device or str
 
     Raises
@@ -333,7 +330,7 @@ def load_network(name_or_path: str | None = None, device: torch.device | str = "
     WeightsError
         If the weights cannot be found, are damaged, or are no disk network's.
     """
-    name = DEFAULT_MODEL if name_or_path is None else name_or_path
+    name = weights.default_name("disks") if name_or_path is None else name_or_path
     tensors, metadata = weights.load(name)
     if "spec" not in metadata:
         raise weights.WeightsError(f"{name} does not hold a disk network (no spec in it)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import os
 import threading
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch.nn import functional
 
-from ..compute import pick_device
+from ..compute import mixed_precision, pick_device
 from .peaks import find_peaks, peak_spread
 from .probe import VacuumProbe, fourier_shift, prepare_probe
 
@@ -296,9 +297,9 @@ class BraggDiskFinder:
                 if isinstance(self.model, torch.nn.Module):
                     self._network = self.model.to(device).eval()
                 else:
-                    from .network import DEFAULT_MODEL, load_network
+                    from .network import load_network
 
-                    self._network = load_network(self.model or DEFAULT_MODEL, device)
+                    self._network = load_network(self.model, device)
             return self._network
 
     @torch.inference_mode()
@@ -309,7 +310,8 @@ class BraggDiskFinder:
         patterns = patterns / patterns.max(axis=(1, 2), keepdims=True)
         images = self._geometry.to_network(torch.from_numpy(patterns).to(device))
         if not self.mc_samples:
-            maps = _halving(lambda part: network(part, probe), images)
+            with mixed_precision(device):
+                maps = _halving(lambda part: network(part, probe), images)
             return [self._on_detector(p) for p in self._peaks(maps)]
         peaks = []
         for image in images:
@@ -324,7 +326,7 @@ class BraggDiskFinder:
     ) -> torch.Tensor:
         """Maps (mc_samples, H, W) of one image, by the same masks for every image."""
         maps = []
-        with _seeded(self.seed, image.device):
+        with _seeded(self.seed, image.device), mixed_precision(image.device):
             for start in range(0, self.mc_samples, _MC_CHUNK):
                 count = min(_MC_CHUNK, self.mc_samples - start)
                 maps.append(network(image.expand(count, -1, -1), probe, mc_dropout=True))
@@ -380,15 +382,20 @@ def _neighbour_medians(pattern: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return medians
 
 
-def warn_of_replaced(not_finite: int, negative: int, stacklevel: int = 3) -> None:
+def warn_of_replaced(not_finite: int, negative: int) -> None:
     """One warning for all the pixels that `clean` replaced, none if there were none."""
     replaced = []
     if not_finite:
         replaced.append(f"{not_finite} NaN or infinite pixels by the median of their neighbours")
     if negative:
         replaced.append(f"{negative} negative pixels by 0")
-    if replaced:
-        warnings.warn("replaced " + " and ".join(replaced), UserWarning, stacklevel=stacklevel)
+    if not replaced:
+        return
+    # Pointed at the line that called this package, however deep inside we are.
+    frame, level = inspect.currentframe(), 1
+    while frame.f_back and frame.f_globals["__name__"].split(".")[0] == __name__.split(".")[0]:
+        frame, level = frame.f_back, level + 1
+    warnings.warn("replaced " + " and ".join(replaced), UserWarning, stacklevel=level)
 
 
 @contextlib.contextmanager

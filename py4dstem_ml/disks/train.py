@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from .. import weights
-from ..compute import pick_device
+from ..compute import mixed_precision, pick_device
 from ..physics.patterns import Detector, probe_image, render_peaks
 from .augment import Augmentation, AugmentConfig, Batch, two_grains
 from .library import Shard, read_shard
@@ -57,8 +57,6 @@ class TrainConfig:
         Length of the run, if no time limit ends it.
     time_limit_s : float or None
     seed : int
-    mixed_precision : bool
-        bfloat16 where the device is fast at it.
     """
 
     network: str = "dualnet.compact"
@@ -71,7 +69,6 @@ class TrainConfig:
     steps: int = 20_000
     time_limit_s: float | None = None
     seed: int = 0
-    mixed_precision: bool = True
 
 
 class ShardStream:
@@ -158,13 +155,6 @@ def relative_error(maps: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (error / targets.square().sum((-2, -1)).clamp(min=1e-6)).mean()
 
 
-def fast_bfloat16(device: torch.device) -> bool:
-    """Say whether bfloat16 convolutions are faster than float32 ones on this device."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-
-
 class Trainer:
     """The state of a run: network, its average, optimiser, step and seconds spent."""
 
@@ -203,8 +193,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         targets = target_map(batch.peaks, tuple(batch.patterns.shape[-2:]))
-        mixed = self.config.mixed_precision and fast_bfloat16(self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
+        with mixed_precision(self.device):
             maps = self.parallel(batch.patterns, batch.probes)
         loss = relative_error(maps, targets)
         self.optimizer.zero_grad(set_to_none=True)

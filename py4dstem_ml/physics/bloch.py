@@ -72,7 +72,8 @@ def excitation_errors(
     Returns
     -------
     torch.Tensor, shape (n, b)
-        De Graef eq. 2.90: s = -g.(2k + g) / (2 n.(k + g)).
+        De Graef eq. 2.90: s = -g.(2k + g) / (2 n.(k + g)) with n along the beam, so that the
+        sign turns with our n.
     """
     k, normal = _wave_vectors(g, energy_ev, incidence, foil_normal)
     numerator = 2.0 * g @ k.T + (g * g).sum(-1, keepdim=True)
@@ -86,14 +87,13 @@ def _wave_vectors(
     incidence: torch.Tensor | None,
     foil_normal: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    options = {"dtype": like.dtype, "device": like.device}
     if incidence is None:
-        incidence = torch.zeros(1, 2, **options)
+        incidence = torch.zeros(1, 2)
     if foil_normal is None:
-        foil_normal = torch.tensor([0.0, 0.0, 1.0], **options)
-    transverse = incidence.to(**options)
+        foil_normal = torch.tensor([0.0, 0.0, 1.0])
+    transverse, normal = incidence.to(like), foil_normal.to(like)
     k_z = -torch.sqrt(wavelength(energy_ev) ** -2 - (transverse**2).sum(-1, keepdim=True))
-    return torch.cat([transverse, k_z], dim=1), foil_normal.to(**options)
+    return torch.cat([transverse, k_z], dim=1), normal
 
 
 def select_beams(

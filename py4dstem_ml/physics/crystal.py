@@ -20,7 +20,7 @@ def _float64(values: Any) -> torch.Tensor:
     return torch.as_tensor(values, dtype=torch.float64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Crystal:
     """Lattice, species, positions, occupancies and isotropic thermal motion.
 
@@ -36,6 +36,11 @@ class Crystal:
         0 to 1, default 1.
     b_iso : float or array_like, shape (n,), optional
         Debye-Waller B = 8 pi^2 <u^2> in Å^2, default 0.5.
+    name : str, optional
+
+    Notes
+    -----
+    All are kept as float64 tensors (``numbers`` as int64).
 
     Raises
     ------
@@ -52,30 +57,37 @@ class Crystal:
     lattice: torch.Tensor
     numbers: torch.Tensor
     positions: torch.Tensor
-    occupancies: torch.Tensor | None = None
-    b_iso: torch.Tensor | float = DEFAULT_B_ISO
-    name: str = ""
+    occupancies: torch.Tensor
+    b_iso: torch.Tensor
+    name: str
 
-    def __post_init__(self) -> None:
-        numbers = torch.as_tensor(np.asarray(self.numbers), dtype=torch.int64)
-        n = len(numbers)
-        occupancies = torch.ones(n) if self.occupancies is None else self.occupancies
-        b_iso = _float64(self.b_iso)
-        values = {
-            "lattice": _float64(self.lattice),
-            "numbers": numbers,
-            "positions": _float64(self.positions),
-            "occupancies": _float64(occupancies),
-            "b_iso": b_iso.expand(n) if b_iso.ndim == 0 else b_iso,
+    def __init__(
+        self,
+        lattice: Any,
+        numbers: Any,
+        positions: Any,
+        occupancies: Any = None,
+        b_iso: Any = DEFAULT_B_ISO,
+        name: str = "",
+    ) -> None:
+        kinds = torch.as_tensor(np.asarray(numbers), dtype=torch.int64)
+        n = len(kinds)
+        shares = _float64(torch.ones(n) if occupancies is None else occupancies)
+        thermal = _float64(b_iso)
+        fields: dict[str, tuple[torch.Tensor, tuple[int, ...]]] = {
+            "lattice": (_float64(lattice), (3, 3)),
+            "numbers": (kinds, (n,)),
+            "positions": (_float64(positions), (n, 3)),
+            "occupancies": (shares, (n,)),
+            "b_iso": (thermal.expand(n) if thermal.ndim == 0 else thermal, (n,)),
         }
-        shapes = {"lattice": (3, 3), "numbers": (n,), "positions": (n, 3)}
-        for field, value in values.items():
-            wanted = shapes.get(field, (n,))
+        for field, (value, wanted) in fields.items():
             if tuple(value.shape) != wanted:
                 raise ValueError(f"Crystal.{field} has shape {tuple(value.shape)}, not {wanted}")
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(f"Crystal.{field} holds a value that is not finite")
             object.__setattr__(self, field, value)
+        object.__setattr__(self, "name", name)
         if not self.volume > 1e-3:
             raise ValueError("Crystal.lattice must be right-handed with rows a, b, c in Å")
         if n == 0:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .crystal import DEFAULT_B_ISO, Crystal
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_log = logging.getLogger(__name__)
+
+#: Å within which spglib calls two atoms equivalent; CIF files round to three or four digits.
+_SYMMETRY_TOLERANCE = 0.01
 
 
 def from_cif(path: str | Path, *, b_iso: float = DEFAULT_B_ISO) -> Crystal:
@@ -25,58 +36,94 @@ def from_cif(path: str | Path, *, b_iso: float = DEFAULT_B_ISO) -> Crystal:
     -------
     Crystal
         Partial occupancies are kept; sites that several elements share become several atoms.
+        Where the symmetry found is not the space group that the file names, a warning is logged.
 
     Raises
     ------
+    FileNotFoundError
     ValueError
         If the file holds no crystal that can be read.
+
+    Examples
+    --------
+    >>> from_cif("LiCoO2.cif").volume  # doctest: +SKIP
     """
     from ase.io import read
-    from ase.spacegroup import crystal as _  # noqa: F401  (registers occupancy handling)
 
     try:
-        atoms = read(str(path), index=0, format="cif")
+        # ASE warns of settings that it does not know by name; the symmetry is checked below.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            atoms = read(str(path), index=0, format="cif")
     except FileNotFoundError:
         raise
     except Exception as error:
         raise ValueError(f"{path} holds no crystal structure that ASE can read: {error}") from error
-    return from_ase(atoms, b_iso=b_iso)
+    return from_ase(atoms if not isinstance(atoms, list) else atoms[0], b_iso=b_iso)
 
 
-def from_ase(atoms: object, *, b_iso: float = DEFAULT_B_ISO) -> Crystal:
-    """Turn an `ase.Atoms` into a `Crystal`, in spglib's conventional cell where there is no disorder."""
-    import spglib
+def from_ase(atoms: Atoms, *, b_iso: float = DEFAULT_B_ISO) -> Crystal:
+    """Turn an `ase.Atoms` into a `Crystal`, in spglib's conventional standard cell.
 
-    lattice = np.asarray(atoms.cell)  # type: ignore[attr-defined]
-    positions = atoms.get_scaled_positions()  # type: ignore[attr-defined]
-    numbers = atoms.get_atomic_numbers()  # type: ignore[attr-defined]
-    occupancy = atoms.info.get("occupancy")  # type: ignore[attr-defined]
-    name = atoms.get_chemical_formula("metal")  # type: ignore[attr-defined]
-    if occupancy and "spacegroup_kinds" in atoms.arrays:  # type: ignore[attr-defined]
-        return _disordered(lattice, positions, atoms, occupancy, b_iso, name)
-    standard = spglib.standardize_cell((lattice, positions, numbers), symprec=1e-3)
-    if standard is not None:
-        lattice, positions, numbers = standard
-    return Crystal(lattice, numbers, positions, b_iso=b_iso, name=name)
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        Occupancies are read from ``atoms.info["occupancy"]``, where ASE's CIF reader puts them.
+    b_iso : float
+        Debye-Waller B in Å^2 of every atom.
 
-
-def _disordered(
-    lattice: npt.NDArray,
-    positions: npt.NDArray,
-    atoms: object,
-    occupancy: dict,
-    b_iso: float,
-    name: str,
-) -> Crystal:
+    Raises
+    ------
+    ValueError
+        If there is no lattice or if atoms coincide.
+    """
     from ase.data import atomic_numbers
 
+    sites = _site_contents(atoms)
+    contents = sorted(set(sites))
+    kinds = np.array([contents.index(site) for site in sites])
+    lattice, positions, kinds = _standard_cell(atoms, kinds)
     rows = [
         (atomic_numbers[symbol], position, share)
-        for position, kind in zip(positions, atoms.arrays["spacegroup_kinds"], strict=True)  # type: ignore[attr-defined]
-        for symbol, share in occupancy[str(kind)].items()
+        for position, kind in zip(positions, kinds, strict=True)
+        for symbol, share in contents[kind]
     ]
-    numbers, sites, shares = zip(*rows, strict=True)
-    return Crystal(lattice, np.array(numbers), np.array(sites), shares, b_iso, name)
+    numbers, places, shares = zip(*rows, strict=True)
+    name = atoms.get_chemical_formula("metal")
+    return Crystal(lattice, numbers, np.array(places), np.array(shares), b_iso, name)
+
+
+def _site_contents(atoms: Atoms) -> list[tuple[tuple[str, float], ...]]:
+    """Return for each site its elements and their shares."""
+    occupancy = atoms.info.get("occupancy")
+    if not occupancy or "spacegroup_kinds" not in atoms.arrays:
+        return [((symbol, 1.0),) for symbol in atoms.get_chemical_symbols()]
+    shares = {
+        kind: tuple(sorted((symbol, float(share)) for symbol, share in content.items()))
+        for kind, content in occupancy.items()
+    }
+    return [shares[str(kind)] for kind in atoms.arrays["spacegroup_kinds"]]
+
+
+def _standard_cell(
+    atoms: Atoms, kinds: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray[np.int64]]:
+    """Return lattice, positions and kinds of the conventional standard cell."""
+    import spglib
+
+    name = atoms.get_chemical_formula("metal")
+    cell = (atoms.cell.tolist(), atoms.get_scaled_positions().tolist(), (kinds + 1).tolist())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of spglib's old error handling
+        standard = spglib.standardize_cell(cell, symprec=_SYMMETRY_TOLERANCE)
+        group = spglib.get_spacegroup(cell, symprec=_SYMMETRY_TOLERANCE)
+    if standard is None or group is None:
+        raise ValueError(f"spglib finds no lattice in {name}; do two of its atoms coincide?")
+    declared = getattr(atoms.info.get("spacegroup"), "no", 1)
+    if declared != 1 and f"({declared})" not in group:
+        _log.warning("%s: space group %d is named, but %s is found", name, declared, group)
+    lattice, positions, found = (np.asarray(part) for part in standard)
+    return lattice, positions, found - 1
 
 
 class CrystalTable:
@@ -92,11 +139,18 @@ class CrystalTable:
     --------
     >>> table = CrystalTable("structures_icsd.npz")  # doctest: +SKIP
     >>> table[0].volume  # doctest: +SKIP
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
     """
+
+    _COLUMNS = frozenset({"lattice", "numbers", "positions", "offsets", "formula", "prototype"})
 
     def __init__(self, path: str | Path) -> None:
         with np.load(path, allow_pickle=False) as arrays:
-            missing = {"lattice", "numbers", "positions", "offsets"} - set(arrays.files)
+            missing = self._COLUMNS - set(arrays.files)
             if missing:
                 raise ValueError(f"{path} is no table of crystals: it lacks {sorted(missing)}")
             self._arrays = {key: arrays[key] for key in arrays.files}
@@ -113,7 +167,7 @@ class CrystalTable:
         lattice = self._arrays["lattice"][index].astype(float)
         positions = self._arrays["positions"][atoms].astype(float)
         if np.linalg.det(lattice) < 0:
-            lattice, positions = -lattice, positions
+            lattice, positions = -lattice, -positions
         return Crystal(
             lattice, self._arrays["numbers"][atoms], positions, name=str(self.formula[index])
         )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .hyperspy import Patterns, load_patterns
+from .py4dstem import find_bragg_disks_aiml
+
+if TYPE_CHECKING:
+    from py4DSTEM import BraggVectors, DataCube
 
 # How files spell the units that py4DSTEM knows, and what one is worth in those.
 _UNITS = {
@@ -25,11 +29,12 @@ _UNITS = {
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("file", type=Path, help="patterns: .h5 of py4DSTEM, .blo, .dm3, .hspy, ...")
-    parser.add_argument("--probe", type=Path, help="vacuum probe, .npy or as above; else estimated")
-    parser.add_argument("--output", type=Path, default=Path("."), help="folder (default: here)")
-    parser.add_argument("--model", help="name or file of weights; else the default ones")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; else a GPU if there is one")
+    parser.add_argument("file", type=Path, help="patterns: py4DSTEM .h5, .blo, .dm3, .npy, ...")
+    parser.add_argument("--probe", type=Path, help="vacuum probe; estimated by default")
+    parser.add_argument("--output", type=Path, help="Bragg vectors (default: <file>_bragg.h5)")
+    parser.add_argument("--figure", type=Path, help="draw the peaks and their number")
+    parser.add_argument("--model", help="name or file of weights; the default ones otherwise")
+    parser.add_argument("--device", help="cpu, cuda, ...; a GPU by default if there is one")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--mc-samples", type=int, default=0, help="dropout passes (default: none)")
     parser.add_argument("--min-relative-intensity", type=float)
@@ -39,17 +44,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> str:
-    """Detect the disks, write ``<file>_bragg.h5`` and ``<file>_bragg.png``, and say so."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    """Detect the disks, save them, and draw them where asked to; return what was done."""
     import py4DSTEM
-    from matplotlib import pyplot
 
-    from ..disks.plot import plot_counts, plot_peaks
-    from .py4dstem import find_bragg_disks_aiml
-
-    cube = _as_cube(load_patterns(args.file))
+    cube = load_datacube(args.file)
     vectors = find_bragg_disks_aiml(
         cube,
         None if args.probe is None else _load_probe(args.probe),
@@ -62,29 +60,33 @@ def run(args: Namespace) -> str:
         edge_boundary=args.edge_boundary,
         max_num_peaks=args.max_num_peaks,
     )
-    args.output.mkdir(parents=True, exist_ok=True)
-    stem = args.output / f"{args.file.stem}_bragg"
-    py4DSTEM.save(f"{stem}.h5", vectors, mode="o", tree=None)
-
-    counts = np.array([len(vectors.raw[i].data) for i in np.ndindex(vectors.Rshape)])
-    counts = counts.reshape(vectors.Rshape)
-    middle = tuple(n // 2 for n in vectors.Rshape)
-    fig, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    raw = vectors.raw[middle]
-    plot_peaks(cube.data[middle], np.column_stack([raw.qx, raw.qy, raw.I]), left)
-    plot_counts(counts, right)
-    fig.savefig(f"{stem}.png", dpi=150)
-    pyplot.close(fig)
-    return f"{counts.sum()} peaks in {counts.size} patterns: {stem}.h5, {stem}.png"
+    output = args.output or args.file.with_name(f"{args.file.stem}_bragg.h5")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    py4DSTEM.save(str(output), vectors, mode="o", tree=False)
+    counts = np.array([len(vectors.raw[i].data) for i in np.ndindex(*vectors.Rshape)])
+    text = f"{counts.sum()} peaks in {counts.size} patterns, saved to {output}"
+    if args.figure is not None:
+        _draw(args.figure, cube, vectors, counts.reshape(vectors.Rshape))
+        text += f", drawn in {args.figure}"
+    return text
 
 
-def _as_cube(patterns: Patterns) -> Any:
-    """A data cube; a single pattern or a line of them gets scan axes of length 1."""
+def load_datacube(path: Path) -> DataCube:
+    """Read a file as a data cube; a single pattern or a line of them gets scan axes of length 1.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it holds no patterns, or more axes than a scan has.
+    """
     import py4DSTEM
 
+    patterns = _load(path)
     array = patterns.array
-    if array.ndim > 4:
-        raise ValueError(f"the file holds {array.ndim}-D data, more than a scan of patterns")
+    if not 2 <= array.ndim <= 4:
+        raise ValueError(f"what {path} holds has {array.ndim} axes; a scan has four")
     cube = py4DSTEM.DataCube(array.reshape((1,) * (4 - array.ndim) + tuple(array.shape)))
     spelling = re.sub(r"[\s${}()]", "", patterns.units).lower()
     if spelling in _UNITS:
@@ -94,8 +96,29 @@ def _as_cube(patterns: Patterns) -> Any:
     return cube
 
 
-def _load_probe(path: Path) -> np.ndarray:
+def _load(path: Path) -> Patterns:
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    array = np.asarray(load_patterns(path).array)
-    return array if array.ndim == 2 else array.reshape(-1, *array.shape[-2:])
+        return Patterns(np.load(path, mmap_mode="r", allow_pickle=False), 1.0, "pixels")
+    return load_patterns(path)
+
+
+def _load_probe(path: Path) -> np.ndarray:
+    """An image, or the mean of all the images in a file."""
+    array = _load(path).array
+    return np.asarray(array.mean(axis=tuple(range(array.ndim - 2)), dtype=float))
+
+
+def _draw(path: Path, cube: DataCube, vectors: BraggVectors, counts: np.ndarray) -> None:
+    from matplotlib import pyplot
+
+    from ..disks.plot import plot_counts, plot_peaks
+
+    pyplot.switch_backend("Agg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    middle = tuple(n // 2 for n in vectors.Rshape)
+    raw = vectors.raw[middle]
+    fig, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    plot_peaks(cube.data[middle], np.column_stack([raw.qx, raw.qy, raw.I]), left)
+    plot_counts(counts, right)
+    fig.savefig(path, dpi=150)
+    pyplot.close(fig)

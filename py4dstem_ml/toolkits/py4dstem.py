@@ -224,7 +224,7 @@ def _find(
         message += "; nothing was added to the data cube's tree"
         _log.warning(message)
         raise KeyboardInterrupt(message) from None
-    warn_of_replaced(not_finite, negative, stacklevel=4)
+    warn_of_replaced(not_finite, negative)
     return [found[i] for i in wanted.tolist()]
 
 
@@ -288,9 +288,9 @@ def _model_identity(finder: BraggDiskFinder) -> dict[str, str | None]:
     if isinstance(finder.model, torch.nn.Module):
         return {"model": type(finder.model).__name__, "sha256": None}
     from .. import weights
-    from ..disks.network import DEFAULT_MODEL
+    from ..weights import default_name
 
-    model = finder.model or DEFAULT_MODEL
+    model = finder.model or default_name("disks")
     content = weights.resolve(model).read_bytes()
     return {"model": str(model), "sha256": hashlib.sha256(content).hexdigest()}
 

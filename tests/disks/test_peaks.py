@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from correlation import gaussian
+
 from py4dstem_ml.disks import find_peaks, peak_spread
 
 

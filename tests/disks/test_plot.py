@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib import pyplot
+
 from py4dstem_ml.disks import plot_counts, plot_peaks
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from correlation import Correlation, disk, draw, gaussian, lattice
+from scipy.spatial import cKDTree
+
 from py4dstem_ml.disks import BraggDiskFinder
 from py4dstem_ml.disks.predict import clean
-from scipy.spatial import cKDTree
 
 SHAPE = (64, 64)
 PROBE = disk(SHAPE, 32, 32, 4)
@@ -149,6 +150,7 @@ def test_bad_pixels_are_replaced_with_one_warning(patterns):
     (warning,) = caught
     assert "2 NaN or infinite pixels" in str(warning.message)
     assert "16 negative pixels by 0" in str(warning.message)
+    assert warning.filename == __file__
     for one, other in zip(reference, found, strict=True):
         assert np.median(cKDTree(one[:, :2]).query(other[:, :2])[0]) < 0.05
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from correlation import disk
+
 from py4dstem_ml.disks import estimate_probe, prepare_probe, sample_patterns
 from py4dstem_ml.disks.probe import fourier_shift
 

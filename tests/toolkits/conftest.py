@@ -1,4 +1,4 @@
-"""Makes the stand-in network importable for the tests of this folder, which lies beside those of the disks."""
+"""Makes the stand-in network, which lies beside the tests of the disks, importable here."""
 
 import sys
 from pathlib import Path

@@ -9,10 +9,11 @@ import warnings
 import dask.array as da
 import h5py
 import numpy as np
-import py4dstem_ml
 import py4DSTEM
 import pytest
 from correlation import Correlation, disk, draw, lattice
+
+import py4dstem_ml
 from py4dstem_ml.toolkits import py4dstem as adapter
 from py4dstem_ml.toolkits.py4dstem import crystal_from_py4dstem, crystal_to_py4dstem
 
@@ -123,7 +124,7 @@ def test_saved_vectors_are_read_without_this_package(cube, tmp_path):
     cube.calibration.set_Q_pixel_size(0.02)
     vectors = find(cube, mc_samples=2)
     path = str(tmp_path / "vectors.h5")
-    py4DSTEM.save(path, vectors, tree=None)
+    py4DSTEM.save(path, vectors, tree=False)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", READ_ALONE, path],
         capture_output=True, text=True, cwd=tmp_path,
@@ -250,9 +251,10 @@ def test_bad_pixels_give_one_warning_for_the_whole_scan(scan):
     data[2, 3, 6, 6] = -4
     with pytest.warns(UserWarning) as caught:
         find(py4DSTEM.DataCube(data), batch_size=2)
-    (message,) = {str(w.message) for w in caught if "replaced" in str(w.message)}
-    assert "1 NaN" in message
-    assert "1 negative" in message
+    (warning,) = (w for w in caught if "replaced" in str(w.message))
+    assert "1 NaN" in str(warning.message)
+    assert "1 negative" in str(warning.message)
+    assert warning.filename == __file__
 
 
 def test_an_empty_pattern_is_an_empty_list(cube):
@@ -309,7 +311,8 @@ def test_progress_is_shown_when_asked_for(cube, capsys):
 
 
 def test_importing_the_adapter_does_not_import_torch_networks():
-    code = "import sys, py4dstem_ml.toolkits.py4dstem, py4dstem_ml.disks; print('torch' in sys.modules)"
+    modules = "py4dstem_ml.toolkits.py4dstem, py4dstem_ml.disks"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     # py4DSTEM itself may bring torch; without it nothing does.
     before = subprocess.run(
