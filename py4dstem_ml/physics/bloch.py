@@ -359,7 +359,7 @@ def _eigen(
         incident = torch.zeros(len(matrix), 1, dtype=matrix.dtype, device=matrix.device)
         incident[0] = 1.0
         excited = torch.linalg.solve(vectors, incident)
-        phases = torch.exp(2j * pi * values[:, None] * thickness[None, :])
+        phases = torch.exp(2j * pi * values[:, None] * thickness[None, :]).to(matrix.dtype)
         directions.append((vectors @ (excited * phases)).T)
     return torch.stack(directions, dim=2)
 

@@ -166,15 +166,15 @@ def test_two_solvers_agree(make, normal, thicknesses: list[float]) -> None:
 
 
 def test_absorption_too_strong_for_one_expansion_is_taken_in_stages() -> None:
-    # 50 times that of gold: the beam is extinguished, the expansion must not lose its digits.
+    # Five times that of gold: one expansion to the last depth would lose its digits.
     crystal = gold()
     beams = few_beams(crystal)
     matrix = structure_matrix(crystal, beams, ENERGY)
     hermitian = 0.5 * (matrix + matrix.mH)
-    matrix = hermitian + 50.0 * (matrix - hermitian)
+    matrix = hermitian + 5.0 * (matrix - hermitian)
     s = excitation_errors(beams.g, ENERGY)
     k = torch.full((1,), 1 / wavelength(ENERGY), dtype=torch.float64)
-    depths = [10.0, 200.0, 400.0]
+    depths = [10.0, 200.0, 1000.0]
     chebyshev = propagate(matrix, s, k, depths)
     eigen = propagate(matrix, s, k, depths, solver="eigen")
     assert float(torch.abs(chebyshev - eigen).max()) < 1e-9
@@ -251,17 +251,18 @@ def test_reciprocity_in_a_centrosymmetric_crystal(name: str) -> None:
     # Inversion and reversal of the beam: I_g at q equals I_-g at q + g.
     crystal = MATERIALS[name]()
     beams = of_the_zone(crystal, (0, 0, 1), 0.9)
-    chosen = 5
+    q = DIRECTIONS[1:2]
+    pattern = intensities(crystal, beams, ENERGY, [180.0], incidence=q)[0, :, 0]
+    chosen = 1 + int(np.argmax(pattern[1:]))
+    there = pattern[chosen]
     moved = beams.hkl - beams.hkl[chosen]
     order = np.concatenate([[chosen], np.delete(np.arange(len(moved)), chosen)])
     shifted = beams_of(crystal, zone_axis(crystal, (0, 0, 1)), moved[order])
     # The beam 000 of the first pattern is -g of the second.
     landing = int(np.flatnonzero((shifted.hkl == -beams.hkl[chosen]).all(1))[0])
-    q = DIRECTIONS[1:2]
-    there = intensities(crystal, beams, ENERGY, [180.0], incidence=q)[0, chosen, 0]
     q_back = q + beams.g[chosen, :2]
     back = intensities(crystal, shifted, ENERGY, [180.0], incidence=q_back)[0, landing, 0]
-    assert there > 1e-3
+    assert there > 1e-2
     assert there == pytest.approx(back, rel=2e-3)
 
 
@@ -277,8 +278,8 @@ def test_the_choice_of_origin_only_turns_phases() -> None:
 
 
 def test_a_direction_does_not_feel_its_neighbours(monkeypatch) -> None:
-    crystal = strontium = MATERIALS["SrTiO3"]()
-    beams = few_beams(strontium)
+    crystal = MATERIALS["SrTiO3"]()
+    beams = few_beams(crystal)
     q = 0.1 * torch.randn(7, 2, dtype=torch.float64, generator=torch.manual_seed(0))
     options = {"dtype": torch.complex128, "foil_normal": OBLIQUE_NORMAL}
     together = diffract(crystal, beams, ENERGY, [150.0, 300.0], incidence=q, **options)

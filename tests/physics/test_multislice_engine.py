@@ -82,7 +82,7 @@ def test_vacuum_gives_the_probe():
 
 def test_a_tilted_beam_walks():
     grid = Grid((96, 96), (30.0, 30.0))
-    wave = probe_waves(grid, 20.0, ENERGY, [(15.0, 12.0)])
+    wave = probe_waves(grid, 6.0, ENERGY, [(15.0, 12.0)])
     slices = [torch.ones(grid.shape, dtype=torch.complex64)] * 2
     spectra = propagate(wave, slices, propagator(grid, 50.0, ENERGY, (0.03, 0.05)), [2])
     intensity = torch.fft.ifft2(spectra[0, 0], norm="ortho").abs().square()
@@ -99,7 +99,7 @@ def test_flux_is_conserved_where_the_band_holds_it():
     spectra = propagate(probe_waves(grid, 3.0, ENERGY), slices, free_space, [0, 20, 40])
     flux = spectra.abs().square().sum((-2, -1))[:, 0]
     assert float(flux[0]) == pytest.approx(1.0, abs=1e-5)
-    assert 1.0 - 2e-3 < flux[2] <= flux[1] <= 1.0 + 1e-5
+    assert flux[1:].tolist() == pytest.approx([1.0, 1.0], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,9 @@ def test_measured_cif_files(data_folder: Path, caplog, name: str, group: int, at
     assert space_group(crystal) == group and len(crystal.numbers) == atoms
 
 
-def table(path: Path, lattice: np.ndarray, **changes: np.ndarray | None) -> Path:
+def table(path: Path, second: np.ndarray, **changes: np.ndarray | None) -> Path:
     columns = {
-        "lattice": np.stack([np.eye(3) * 4, lattice]),
+        "lattice": np.stack([np.eye(3) * 4, second]),
         "numbers": np.array([14, 31, 33]),
         "positions": np.array([[0, 0, 0], [0.1, 0.2, 0.3], [0.5, 0.5, 0.6]]),
         "offsets": np.array([0, 1, 3]),
