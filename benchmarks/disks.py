@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     device = pick_device(args.device)
     models = shipped() if args.models is None else args.models
-    networks = {Path(model).name.removesuffix(".safetensors"): load_network(model, device)
+    networks = {evaluate.model_name(model): load_network(model, device)
                 for model in models}  # fmt: skip
     classical = tuned_correlation(args)
     finders = {
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     scores: dict = {"correlation": {name: asdict(finder) for name, finder in classical.items()}}
     parts = ["# Bragg disks: networks and cross-correlation", settings_text(args, classical)]
-    for patterns in test_material(args):
+    for patterns in material(args):
         found, maps = evaluate_set(patterns, finders, networks, args)
         scores[patterns.name] = {"peaks": found, "maps": maps}
         parts += [f"## Test set: {patterns.name}", evaluate.accuracy_tables(found)]
@@ -94,8 +94,7 @@ def tuned_correlation(args: argparse.Namespace) -> dict[str, CrossCorrelationFin
     if args.library is None:
         return {name: CrossCorrelationFinder(name) for name in ("poly", "multicorr")}
     validation = evaluate.library_set(args.library, part="train", shards=VALIDATION_SHARDS)
-    step = len(validation) // (16 if args.quick else 64)
-    validation = validation.select(slice(0, None, step))
+    validation = some_of(validation, 16 if args.quick else 64, args.seed)
 
     def score(finder: CrossCorrelationFinder) -> float:
         rows = evaluate.evaluate_finder(finder, validation, doses=(1e5,), progress=False)
@@ -105,13 +104,18 @@ def tuned_correlation(args: argparse.Namespace) -> dict[str, CrossCorrelationFin
     return tune(score, candidates[::5] if args.quick else candidates)
 
 
-def test_material(args: argparse.Namespace) -> list[evaluate.PatternSet]:
+def some_of(patterns: evaluate.PatternSet, number: int, seed: int) -> evaluate.PatternSet:
+    chosen = np.random.default_rng(seed).permutation(len(patterns))[:number]
+    return patterns.select(np.sort(chosen))
+
+
+def material(args: argparse.Namespace) -> list[evaluate.PatternSet]:
     if args.library is None and args.structures is None:
         return []
     crystals = 6 if args.quick else 36
     sets = evaluate.evaluation_sets(args.library, args.structures, args.output, crystals, args.seed)
     if args.quick:
-        return [patterns.select(slice(0, None, len(patterns) // 24)) for patterns in sets]
+        return [some_of(patterns, 24, args.seed) for patterns in sets]
     return sets
 
 
@@ -153,7 +157,7 @@ def speed_rows(models, classical, device: str, quick: bool) -> list[dict]:
     count = 64 if quick else 256
     rows = []
     for size in (128, 256):
-        jobs = [(Path(m).name.removesuffix(".safetensors"), m, None) for m in models]
+        jobs = [(evaluate.model_name(m), m, None) for m in models]
         jobs += [(f"correlation, {name}", None, finder) for name, finder in classical.items()]
         for method, model, finder in jobs:
             with multiprocessing.get_context("spawn").Pool(1) as pool:

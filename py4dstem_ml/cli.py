@@ -21,12 +21,14 @@ _DESCRIPTION = "Machine learning for electron diffraction."
 _MODULES = {
     "simulate": "py4dstem_ml.{system}.library",
     "train": "py4dstem_ml.{system}.train",
+    "tune": "py4dstem_ml.{system}.tune",
     "evaluate": "py4dstem_ml.{system}.evaluate",
     "predict": "py4dstem_ml.toolkits.predict_{system}",
 }
 _HELP = {
     "simulate": "simulate the training library of a system",
     "train": "train the networks of a system",
+    "tune": "search the hyper-parameters of a network (extra: tune)",
     "evaluate": "measure weights on held-out material",
     "predict": "run a system on a file of measured patterns",
 }

@@ -588,6 +588,11 @@ def network_finder(network: torch.nn.Module, **options: Any) -> Finder:
     return find
 
 
+def model_name(model: str) -> str:
+    """Return what a table calls weights that are given by name or file."""
+    return Path(model).name.removesuffix(".safetensors")
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare ``py4dstem-ml evaluate disks``."""
     parser.add_argument("--library", help="folder with shards of the part 'test'")
@@ -607,8 +612,10 @@ def run(args: Namespace) -> str:
 
     output = Path(args.output)
     device = pick_device(args.device)
-    networks = {Path(m).stem if "/" in m else m: load_network(m, device)
-                for m in args.models or [default_name("disks")]}  # fmt: skip
+    networks = {
+        model_name(model): load_network(model, device)
+        for model in args.models or [default_name("disks")]
+    }
     parts, scores = [], {}
     for patterns in evaluation_sets(
         args.library, args.structures, output, args.crystals, args.seed

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -399,7 +400,7 @@ def strain_table(results: dict[str, Sequence[Row]]) -> str:
     return markdown_table(lines, ("stack", "method", "e_xx %", "e_yy %", "lost", "positions"))
 
 
-def save_scans(path: str, scans: Sequence[StackScan]) -> None:
+def save_scans(path: str | Path, scans: Sequence[StackScan]) -> None:
     """Write the scans of one `StackConfig` to an ``.npz``."""
     np.savez_compressed(
         path, names=np.array([scan.name for scan in scans]),
@@ -408,7 +409,7 @@ def save_scans(path: str, scans: Sequence[StackScan]) -> None:
     )  # fmt: skip
 
 
-def load_scans(path: str, config: StackConfig | None = None) -> list[StackScan]:
+def load_scans(path: str | Path, config: StackConfig | None = None) -> list[StackScan]:
     """Read what `save_scans` wrote; the config is the one they were simulated with."""
     config = config or StackConfig()
     with np.load(path, allow_pickle=False) as file:

@@ -66,7 +66,7 @@ class TrainConfig:
     clip: float = 1.0
     warmup: float = 0.02
     averaging: float = 0.999
-    steps: int = 20_000
+    steps: int = 100_000
     time_limit_s: float | None = None
     seed: int = 0
 
