@@ -46,9 +46,7 @@ def commands() -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "mark", ["runnable", pytest.param(WITH_WEIGHTS, marks=needs_weights)]
-)
+@pytest.mark.parametrize("mark", ["runnable", pytest.param(WITH_WEIGHTS, marks=needs_weights)])
 def test_its_python_runs(mark, tmp_path):
     program = script(mark)
     assert program.strip()
@@ -77,7 +75,9 @@ def test_it_shows_every_command():
 
 
 def test_its_make_targets_exist():
-    code = "\n".join([b["code"] for b in BLOCK.finditer(README)] + re.findall(r"`([^`\n]+)`", README))
+    code = "\n".join(
+        [b["code"] for b in BLOCK.finditer(README)] + re.findall(r"`([^`\n]+)`", README)
+    )
     targets = set(re.findall(r"\bmake ([a-z][a-z-]*)", code))
     assert {"demo", "test"} <= targets
     assert targets <= set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))

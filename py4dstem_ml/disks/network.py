@@ -2,7 +2,9 @@
 
 All take diffraction patterns and the vacuum probe, and return maps in which every Bragg disk
 is one Gaussian spot (sigma 1 px) of height sqrt(w / w_max), w being the projected structure
-factor |V_g| weighted by the excitation error (`physics.patterns.structure_factor_peaks`).
+factor |V_g| weighted by the excitation error (`physics.patterns.structure_factor_peaks`). Beside
+the map, each pixel of a spot says how far away the spot's centre is: a map's error is mostly one
+of height, and would teach positions too little.
 """
 
 from __future__ import annotations
@@ -264,14 +266,20 @@ class DiskNet(nn.Module):
         self.metadata: dict[str, Any] = {}
         self.features = PatternFeatures()
         self.body = _NETWORKS[spec.arch](spec)
-        self.head = nn.Conv2d(self.body.n_out, 1, 3, padding=1)
+        self.head = nn.Conv2d(self.body.n_out, 3, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(
         self, patterns: torch.Tensor, probe: torch.Tensor, mc_dropout: bool = False
     ) -> torch.Tensor:
-        """Return maps (b, h, w) of sqrt(w / w_max).
+        """Return maps (b, h, w) of sqrt(w / w_max); the arguments are those of `spots`."""
+        return self.spots(patterns, probe, mc_dropout)[:, 0]
+
+    def spots(
+        self, patterns: torch.Tensor, probe: torch.Tensor, mc_dropout: bool = False
+    ) -> torch.Tensor:
+        """Return maps and offsets, shape (b, 3, h, w).
 
         Parameters
         ----------
@@ -281,6 +289,12 @@ class DiskNet(nn.Module):
             Vacuum probe, centred at pixel (h // 2, w // 2).
         mc_dropout : bool
             Draw dropout masks, one sample of the network's uncertainty.
+
+        Returns
+        -------
+        torch.Tensor
+            sqrt(w / w_max), and the rows and columns from each pixel to the centre of its spot;
+            the offsets mean something within about 1.5 px of a spot.
         """
         probe = probe if probe.ndim == 3 else probe[None]
         height, width = patterns.shape[-2:]
@@ -294,9 +308,9 @@ class DiskNet(nn.Module):
         with monte_carlo_dropout(mc_dropout):
             fields_ = self.body(features, probe.float())
         with torch.autocast(patterns.device.type, enabled=False):
-            maps = self.head(fields_.float())[:, 0]
+            maps = self.head(fields_.float())
         top, left = margins[2], margins[0]
-        return maps[:, top : top + height, left : left + width]
+        return maps[..., top : top + height, left : left + width]
 
 
 def build_network(spec: str | DiskNetSpec | Mapping[str, Any]) -> DiskNet:

@@ -311,34 +311,35 @@ class BraggDiskFinder:
         images = self._geometry.to_network(torch.from_numpy(patterns).to(device))
         if not self.mc_samples:
             with mixed_precision(device):
-                maps = _halving(lambda part: network(part, probe), images)
-            return [self._on_detector(p) for p in self._peaks(maps)]
+                spots = _halving(lambda part: _spots(network, part, probe), images)
+            return [self._on_detector(p) for p in self._peaks(spots)]
         peaks = []
         for image in images:
-            maps = self._dropout_maps(network, image, probe)
-            (found,) = self._peaks(maps.mean(0, keepdim=True))
-            spread = peak_spread(maps, found[:, :2], reach=1)
+            spots = self._dropout_spots(network, image, probe)
+            (found,) = self._peaks(spots.mean(0, keepdim=True))
+            spread = peak_spread(spots[:, 0], found[:, :2], reach=1, offsets=_offsets(spots))
             peaks.append(self._on_detector(np.hstack([found, spread])))
         return peaks
 
-    def _dropout_maps(
+    def _dropout_spots(
         self, network: torch.nn.Module, image: torch.Tensor, probe: torch.Tensor
     ) -> torch.Tensor:
-        """Maps (mc_samples, H, W) of one image, by the same masks for every image."""
-        maps = []
+        """What `mc_samples` passes see in one image, by the same masks for every image."""
+        spots = []
         with _seeded(self.seed, image.device), mixed_precision(image.device):
             for start in range(0, self.mc_samples, _MC_CHUNK):
                 count = min(_MC_CHUNK, self.mc_samples - start)
-                maps.append(network(image.expand(count, -1, -1), probe, mc_dropout=True))
-        return torch.cat(maps)
+                spots.append(_spots(network, image.expand(count, -1, -1), probe, mc_dropout=True))
+        return torch.cat(spots)
 
-    def _peaks(self, maps: torch.Tensor) -> list[np.ndarray]:
+    def _peaks(self, spots: torch.Tensor) -> list[np.ndarray]:
         return find_peaks(
-            maps,
+            spots[:, 0],
             min_relative_intensity=self.min_relative_intensity,
             min_spacing=self.min_spacing / self._geometry.pixel,
             limits=self._geometry.limits(self.edge_boundary),
             max_num_peaks=self.max_num_peaks,
+            offsets=_offsets(spots),
         )
 
     def _on_detector(self, peaks: np.ndarray) -> np.ndarray:
@@ -396,6 +397,19 @@ def warn_of_replaced(not_finite: int, negative: int) -> None:
     while frame.f_back and frame.f_globals["__name__"].split(".")[0] == __name__.split(".")[0]:
         frame, level = frame.f_back, level + 1
     warnings.warn("replaced " + " and ".join(replaced), UserWarning, stacklevel=level)
+
+
+def _spots(
+    network: torch.nn.Module, patterns: torch.Tensor, probe: torch.Tensor, **options: bool
+) -> torch.Tensor:
+    """Maps, and offsets where the network gives them: (b, 3, h, w) or (b, 1, h, w)."""
+    if hasattr(network, "spots"):
+        return network.spots(patterns, probe, **options)
+    return network(patterns, probe, **options)[:, None]
+
+
+def _offsets(spots: torch.Tensor) -> torch.Tensor | None:
+    return spots[:, 1:] if spots.shape[1] == 3 else None
 
 
 @contextlib.contextmanager

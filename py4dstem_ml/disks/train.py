@@ -155,6 +155,49 @@ def relative_error(maps: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (error / targets.square().sum((-2, -1)).clamp(min=1e-6)).mean()
 
 
+def offset_error(offsets: torch.Tensor, peaks: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean distance in pixels by which a spot's pixels miss its centre.
+
+    Parameters
+    ----------
+    offsets : torch.Tensor, shape (b, 2, h, w)
+    peaks : torch.Tensor, shape (b, n, 3)
+        [row, col, weight]; a peak counts by the root of its weight, and not at all where a
+        stronger one covers it or where it lies outside.
+    targets : torch.Tensor, shape (b, h, w)
+        From `target_map`.
+    """
+    height, width = targets.shape[-2:]
+    near = torch.arange(-1, 2, device=peaks.device)
+    centre = torch.round(peaks[..., :2]).long()
+    rows = centre[..., 0, None, None] + near[:, None]
+    cols = centre[..., 1, None, None] + near[None, :]
+    inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
+    batch = torch.arange(len(peaks), device=peaks.device)[:, None, None, None]
+    rows, cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
+
+    rows, cols = torch.broadcast_tensors(rows, cols)
+    to_centre = peaks[..., None, None, :2] - torch.stack([rows, cols], dim=-1)
+    root = peaks[..., 2, None, None].sqrt()
+    own = root * torch.exp(-0.5 * to_centre.square().sum(-1))
+    covered = targets[batch, rows, cols] > 1.05 * own + 1e-6
+    weight = torch.where(inside & ~covered, own, 0.0)
+    missed = offsets.permute(0, 2, 3, 1)[batch, rows, cols] - to_centre
+    distance = torch.sqrt(missed.square().sum(-1) + 1e-4)
+    return (weight * distance).sum() / weight.sum().clamp(min=1e-6)
+
+
+class _Spots(nn.Module):
+    """A network's `spots` as the forward pass, which DistributedDataParallel asks for."""
+
+    def __init__(self, network: DiskNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, patterns: torch.Tensor, probes: torch.Tensor) -> torch.Tensor:
+        return self.network.spots(patterns, probes)
+
+
 class Trainer:
     """The state of a run: network, its average, optimiser, step and seconds spent."""
 
@@ -169,7 +212,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.parallel: nn.Module = self.network
+        self.spots: nn.Module = _Spots(self.network)
         self.step, self.seconds = 0, 0.0
 
     @property
@@ -194,8 +237,9 @@ class Trainer:
             group["lr"] = self.learning_rate()
         targets = target_map(batch.peaks, tuple(batch.patterns.shape[-2:]))
         with mixed_precision(self.device):
-            maps = self.parallel(batch.patterns, batch.probes)
-        loss = relative_error(maps, targets)
+            spots = self.spots(batch.patterns, batch.probes)
+        loss = relative_error(spots[:, 0], targets)
+        loss = loss + offset_error(spots[:, 1:], batch.peaks, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
@@ -274,7 +318,7 @@ def train(
     if resume:
         trainer.resume()
     if processes > 1:
-        trainer.parallel = nn.parallel.DistributedDataParallel(trainer.network)
+        trainer.spots = nn.parallel.DistributedDataParallel(trainer.spots)
     stream = ShardStream(library, config, augment, rank=rank, processes=processes)
     augmentation = Augmentation(augment, config.seed + 1000 * rank + trainer.step, device)
     metadata = {"training": asdict(config), "augmentation": asdict(augment)}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .augment import AugmentConfig, Augmentation
+from .augment import Augmentation, AugmentConfig
 from .network import SPECS, load_network
 from .train import ShardStream, TrainConfig, relative_error, target_map, train
 

@@ -129,3 +129,16 @@ def test_a_pattern_of_three_hundred_peaks_takes_less_than_a_millisecond():
     torch.set_num_threads(threads)
     assert len(found[0]) > 300
     assert min(times) / 64 < 1e-3
+
+
+def test_offsets_say_where_a_flattened_spot_is():
+    """The map may be too blunt for a fit; the offsets of its pixels point to the centre."""
+    row, col = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    centres = torch.tensor([[10.3, 20.4], [22.8, 9.1]])
+    distance = torch.stack([(row - r) ** 2 + (col - c) ** 2 for r, c in centres])
+    blunt = torch.exp(-distance.amin(0) / 2).clamp(max=0.5)
+    blunt[10, 20], blunt[23, 9] = 0.6, 0.55
+    owner = centres[distance.argmin(0)]
+    offsets = owner.permute(2, 0, 1) - torch.stack([row, col])
+    found = find_peaks(blunt[None], offsets=offsets[None], min_relative_intensity=0.3)[0]
+    np.testing.assert_allclose(found[:, :2], centres.numpy(), atol=1e-4)
