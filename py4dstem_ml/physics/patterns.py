@@ -74,9 +74,14 @@ def disk_amplitudes(
     thicknesses: Sequence[float],
     semiangle_mrad: float,
     pixel_size: float,
+    *,
+    defocus: float = 0.0,
     **options: object,
 ) -> torch.Tensor:
     """Return the amplitudes of all beams over the incident directions of one aperture.
+
+    They carry the phases with which the waves of overlapping disks meet on the exit face: of
+    the probe's defocus, and of each wave's own path through the foil.
 
     Parameters
     ----------
@@ -86,6 +91,9 @@ def disk_amplitudes(
         The largest semi-angle that is wanted of the result.
     pixel_size : float
         1/Å; one incident direction a pixel.
+    defocus : float
+        Å by which the probe is focused above the entrance face (towards the source); minus the
+        thickness focuses it on the exit face.
 
     Returns
     -------
@@ -102,6 +110,14 @@ def disk_amplitudes(
         incidence=offsets[needed] * pixel_size,
         **options,  # type: ignore[arg-type]
     )
+    # Along z a beam runs as exp(2 pi i (k_z + g_z) z), which the Bloch amplitudes leave out; of
+    # k_z only what differs between the directions matters.
+    q_squared = (offsets[needed] * pixel_size).square().sum(-1)
+    path = torch.as_tensor(thicknesses, dtype=torch.float64).reshape(-1, 1, 1)
+    slope = 0.5 * wavelength(energy_ev) * q_squared
+    phase = -((path + defocus) * slope + path * beams.g.detach()[:, 2, None])
+    turn = torch.exp(2j * torch.pi * phase).to(amplitudes.device, amplitudes.dtype)
+    amplitudes = amplitudes * turn
     grid = amplitudes.new_zeros(*amplitudes.shape[:2], *needed.shape)
     grid[:, :, needed.to(grid.device)] = amplitudes
     return grid

@@ -140,3 +140,32 @@ def test_stops_ascend():
     grid = Grid((32, 32), (10.0, 10.0))
     with pytest.raises(ValueError, match="ascending"):
         propagate(probe_waves(grid, 2.0, ENERGY), [], propagator(grid, 1.0, ENERGY), [3, 1])
+
+
+@pytest.mark.parametrize("semiangle_mrad", [6.0, 9.0])
+def test_overlapping_disks_interfere_as_in_the_bloch_engine(semiangle_mrad):
+    """The phases of the waves where disks overlap: of the probe's focus, position and path."""
+    a, thickness = 3.905, 200.0
+    crystal = Crystal.cubic(
+        a,
+        [38, 22, 8, 8, 8],
+        [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],
+    )
+    detector = Detector((96, 96), 1 / (9 * a))
+    expected = multislice_patterns(
+        crystal, np.eye(3), detector, [semiangle_mrad], 200e3, [thickness]
+    )
+    beams = select_beams(crystal, np.eye(3), 200e3, g_max=2.2, s_max=0.1)
+
+    def agreement(defocus, position):
+        amplitudes = disk_amplitudes(
+            crystal, beams, 200e3, [thickness], semiangle_mrad, detector.pixel_size,
+            defocus=defocus, absorption=False,
+        )  # fmt: skip
+        image = cbed(amplitudes, beams, detector, semiangle_mrad, 200e3, probe_position=position)
+        return np.corrcoef(image[0].numpy().ravel(), expected[0, 0].numpy().ravel())[0, 1]
+
+    on_column = agreement(0.0, (a / 2, a / 2))
+    assert on_column > 0.99
+    assert agreement(-thickness, (a / 2, a / 2)) < on_column - 0.01
+    assert agreement(0.0, (a / 4, a / 4)) < on_column - 0.01
