@@ -1,4 +1,4 @@
-"""Build hook: the wheel carries the weights that the registry marks as bundled."""
+"""Build hook: the wheel carries the weights that the registry marks as bundled, and their cards."""
 
 import sys
 from pathlib import Path
@@ -12,18 +12,32 @@ else:
     import tomli as tomllib
 
 
+#: Package indexes take no larger file without asking, and not everyone has a fast line.
+LARGEST_WHEEL_BYTES = 60_000_000
+
+
 class BundledWeights(BuildHookInterface):
-    """Places `weights/<file>` of every bundled registry entry at `py4dstem_ml/_weights/<file>`."""
+    """Places weights and card of every bundled registry entry in `py4dstem_ml/_weights`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":  # a checkout finds its own weights/ folder
             return
         root = Path(self.root)
         registry = tomllib.loads((root / "py4dstem_ml" / "registry.toml").read_text("utf-8"))
+        total = 0
         for name, entry in registry["weights"].items():
             if not entry.get("bundled", False):
                 continue
-            source = root / "weights" / entry["file"]
-            if not source.is_file():
-                raise FileNotFoundError(f"{name} is marked as bundled, but {source} is missing.")
-            build_data["force_include"][str(source)] = f"py4dstem_ml/_weights/{entry['file']}"
+            for file in (entry["file"], entry["card"]):
+                source = root / "weights" / file
+                if not source.is_file():
+                    raise FileNotFoundError(
+                        f"{name} is marked as bundled, but {source} is missing."
+                    )
+                total += source.stat().st_size
+                build_data["force_include"][str(source)] = f"py4dstem_ml/_weights/{file}"
+        if total > LARGEST_WHEEL_BYTES:
+            raise ValueError(
+                f"The bundled weights have {total / 1e6:.0f} MB, of which a wheel carries "
+                f"{LARGEST_WHEEL_BYTES / 1e6:.0f} at most: let the larger ones be fetched."
+            )

@@ -2,9 +2,10 @@
 
     python benchmarks/disks.py --library LIBRARY --structures structures_icsd.npz --output results
 
-The library holds shards of both parts ("train" to tune cross-correlation on, "test"). The
-multislice set and the strained stacks are simulated once and kept in the output folder. Without
---structures there is no multislice set, without --library no Bloch set and no tuning.
+The library holds shards of the part "test", and of "validation" to tune cross-correlation on
+(without them the last shards of "train" serve). The multislice set and the strained stacks are
+simulated once and kept in the output folder. Without --structures there is no multislice set,
+without --library no Bloch set and no tuning.
 """
 
 import argparse
@@ -33,7 +34,7 @@ VALIDATION_SHARDS = 6
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--library", help="folder of shards of the parts 'train' and 'test'")
+    parser.add_argument("--library", help="folder of shards: test and validation")
     parser.add_argument("--structures", help="table of crystals (.npz), for the multislice set")
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--models", nargs="*", help="names or files; default: all that are shipped")
@@ -47,16 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     args.output.mkdir(parents=True, exist_ok=True)
     device = pick_device(args.device)
-    models = shipped() if args.models is None else args.models
-    networks = {evaluate.model_name(model): load_network(model, device)
-                for model in models}  # fmt: skip
-    classical = tuned_correlation(args)
+    models = evaluate.model_names(shipped() if args.models is None else args.models)
+    networks = {name: load_network(model, device) for name, model in models.items()}
+    classical, tuned_on = tuned_correlation(args)
     finders = {
         **{name: evaluate.network_finder(net, device=device) for name, net in networks.items()},
         **{f"correlation, {name}": finder for name, finder in classical.items()},
     }
     scores: dict = {"correlation": {name: asdict(finder) for name, finder in classical.items()}}
-    parts = ["# Bragg disks: networks and cross-correlation", settings_text(args, classical)]
+    parts = [
+        "# Bragg disks: networks and cross-correlation",
+        settings_text(args, classical, tuned_on),
+    ]
     for patterns in material(args):
         found, maps = evaluate_set(patterns, finders, networks, args)
         scores[patterns.name] = {"peaks": found, "maps": maps}
@@ -78,22 +81,23 @@ def shipped() -> list[str]:
     return [entry.name for entry in entries if entry.system == "disks"]
 
 
-def settings_text(args: argparse.Namespace, classical: dict) -> str:
+def settings_text(args: argparse.Namespace, classical: dict, tuned_on: str) -> str:
     tuned = json.dumps(asdict(classical["poly"]))
-    how = "tuned on training shards" if args.library else "not tuned (no --library)"
     return (
         f"{'Quick run. ' if args.quick else ''}torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, seed {args.seed}. "
         f"Truth: structure factors of {evaluate.TRUTH_FLOOR:g} of the strongest and more. "
-        f"± is the standard error over crystals. Cross-correlation, {how}: `{tuned}`"
+        f"± is the standard error over crystals. Cross-correlation, {tuned_on}: `{tuned}`"
     )
 
 
-def tuned_correlation(args: argparse.Namespace) -> dict[str, CrossCorrelationFinder]:
-    """Tune on patterns of the training part, by the mean accuracy at both match radii."""
+def tuned_correlation(args: argparse.Namespace) -> tuple[dict[str, CrossCorrelationFinder], str]:
+    """Tune by the mean accuracy at both match radii; return the finders and what they know."""
     if args.library is None:
-        return {name: CrossCorrelationFinder(name) for name in ("poly", "multicorr")}
-    validation = evaluate.library_set(args.library, part="train", shards=VALIDATION_SHARDS)
+        untuned = {name: CrossCorrelationFinder(name) for name in ("poly", "multicorr")}
+        return untuned, "not tuned (no --library)"
+    part = "validation" if any(Path(args.library).glob("validation-*.h5")) else "train"
+    validation = evaluate.library_set(args.library, part=part, shards=VALIDATION_SHARDS)
     validation = some_of(validation, 16 if args.quick else 64, args.seed)
 
     def score(finder: CrossCorrelationFinder) -> float:
@@ -101,7 +105,8 @@ def tuned_correlation(args: argparse.Namespace) -> dict[str, CrossCorrelationFin
         return float(np.mean([row["accuracy"] + row["accuracy_1px"] for row in rows]))
 
     candidates = list(settings())
-    return tune(score, candidates[::5] if args.quick else candidates)
+    tuned = tune(score, candidates[::5] if args.quick else candidates)
+    return tuned, f"tuned on {len(validation)} patterns of the last {part} shards"
 
 
 def some_of(patterns: evaluate.PatternSet, number: int, seed: int) -> evaluate.PatternSet:
@@ -157,7 +162,7 @@ def speed_rows(models, classical, device: str, quick: bool) -> list[dict]:
     count = 64 if quick else 256
     rows = []
     for size in (128, 256):
-        jobs = [(evaluate.model_name(m), m, None) for m in models]
+        jobs = [(name, model, None) for name, model in models.items()]
         jobs += [(f"correlation, {name}", None, finder) for name, finder in classical.items()]
         for method, model, finder in jobs:
             with multiprocessing.get_context("spawn").Pool(1) as pool:

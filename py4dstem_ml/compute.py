@@ -72,7 +72,9 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
-        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        # Not public: torch may rename it, and older versions lack it.
+        has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        fast = device.type == "cpu" and has_tiles()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 
 

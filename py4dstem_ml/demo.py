@@ -7,9 +7,11 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -103,48 +105,64 @@ def run(
 def _strain(vectors: Any) -> dict[str, np.ndarray]:
     """Strain of each position against the scan's median, by py4DSTEM's own workflow."""
     import py4DSTEM
-    from matplotlib import pyplot
 
     qx0, qy0, _ = vectors.measure_origin()
     vectors.calibration.set_origin((qx0, qy0))
     vectors.calibration.set_QR_rotation_degrees(0)
     vectors.setcal(center=True, ellipse=False, pixel=False, rotate=True)
-    quiet = io.StringIO()
-    # py4DSTEM prints and shows its figures as it goes; here only the result is wanted.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), pyplot.rc_context():
-        warnings.simplefilter("ignore")
-        pyplot.switch_backend("Agg")
+    with _quiet():
         strainmap = py4DSTEM.StrainMap(braggvectors=vectors)
         strainmap.choose_basis_vectors(
             minSpacing=6, maxNumPeaks=60, minRelativeIntensity=0.005, edgeBoundary=4
         )
         strainmap.fit_basis_vectors(max_peak_spacing=2.0)
         strainmap.get_strain()
-        pyplot.close("all")
     return {name: strainmap.get_slice(name).data for name in ("e_xx", "e_yy", "e_xy", "theta")}
 
 
-def _save_overlay(path: Path, cube: Any, vectors: Any) -> None:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Only the result: py4DSTEM warns, prints and shows its figures as it goes.
+
+    The caller's backend and figures stay as they are.
+    """
     from matplotlib import pyplot
+
+    before = set(pyplot.get_fignums())
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        pyplot.rc_context({"interactive": False}),
+        mock.patch.object(pyplot, "show"),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            for number in set(pyplot.get_fignums()) - before:
+                pyplot.close(number)
+
+
+def _save_overlay(path: Path, cube: Any, vectors: Any) -> None:
+    from matplotlib.figure import Figure
 
     from .disks.plot import plot_peaks
 
     middle = tuple(n // 2 for n in vectors.Rshape)
     raw = vectors.raw[middle]
-    fig, ax = plot_peaks(cube.data[middle], np.column_stack([raw.qx, raw.qy, raw.I]))
+    fig = Figure()
+    plot_peaks(cube.data[middle], np.column_stack([raw.qx, raw.qy, raw.I]), fig.subplots())
     fig.savefig(path, dpi=150)
-    pyplot.close(fig)
 
 
 def _save_strain(path: Path, strain: dict[str, np.ndarray]) -> None:
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    fig, axes = pyplot.subplots(1, len(strain), figsize=(14, 3.5), layout="constrained")
-    for ax, (name, values) in zip(axes, strain.items(), strict=True):
+    fig = Figure(figsize=(14, 3.5), layout="constrained")
+    for ax, (name, values) in zip(fig.subplots(1, len(strain)), strain.items(), strict=True):
         shown, unit = (np.degrees(values), "degrees") if name == "theta" else (100 * values, "%")
         limit = max(np.percentile(np.abs(shown), 99), 0.1)
         image = ax.imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit)
         fig.colorbar(image, ax=ax, label=unit)
         ax.set(title=name)
     fig.savefig(path, dpi=150)
-    pyplot.close(fig)

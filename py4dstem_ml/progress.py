@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def progress_bar(
     total: int | None = None,
     description: str = "",
     progress: bool | None = None,
-) -> tqdm:
+) -> tqdm | NoBar:
     """Wrap an iterable in a progress bar.
 
     Parameters
@@ -32,8 +32,8 @@ def progress_bar(
 
     Returns
     -------
-    tqdm
-        Iterates over the same items.
+    tqdm or NoBar
+        Iterates over the same items; where tqdm is not installed, without a bar.
 
     Examples
     --------
@@ -41,10 +41,31 @@ def progress_bar(
     >>> sum(progress_bar(range(4), description="adding", progress=False))
     6
     """
-    from tqdm.auto import tqdm
-
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return NoBar(iterable)
     shown = is_interactive() if progress is None else progress
     return tqdm(iterable, total=total, desc=description or None, disable=not shown)
+
+
+class NoBar:
+    """What is used of a bar, and nothing to see: training machines need no tqdm."""
+
+    def __init__(self, iterable: Iterable | None) -> None:
+        self.iterable = () if iterable is None else iterable
+
+    def __iter__(self) -> Iterator:
+        return iter(self.iterable)
+
+    def __enter__(self) -> NoBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, n: float = 1) -> None:
+        """Take note of nothing."""
 
 
 def is_interactive() -> bool:

@@ -11,6 +11,7 @@ import functools
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -66,7 +67,8 @@ def register() -> None:
 
     Runs once when the package is imported and may be called any number of times. py4DSTEM's
     classes are served where py4DSTEM is installed, pyxem's where pyxem is already imported: after
-    a later ``import pyxem`` call it again.
+    a later ``import pyxem`` call it again, or ``import py4dstem_ml.toolkits.pyxem``, which does so.
+    A toolkit that is installed but fails to import gets one warning, with the cause.
 
     Raises
     ------
@@ -80,10 +82,18 @@ def register() -> None:
     """
     wanted = [(cls, method) for method in _METHODS if (cls := _find_class(method)) is not None]
     for cls, method in wanted:
-        _refuse_foreign(cls, method.name)
+        _refuse_foreign(cls, method)
     for cls, method in wanted:
         implementation = importlib.import_module(method.implementation)
         setattr(cls, method.name, _as_method(cls, getattr(implementation, method.name)))
+
+
+def register_or_warn() -> None:
+    """Register on import: someone else's method keeps its place, and our functions still work."""
+    try:
+        register()
+    except RegistrationError as error:
+        warnings.warn(str(error), UserWarning, stacklevel=3)
 
 
 def unregister() -> None:
@@ -131,11 +141,21 @@ def _find_class(method: _Method) -> type | None:
         return None
     try:
         importlib.import_module(method.toolkit)
-    except ModuleNotFoundError as error:
-        if error.name == method.toolkit:
-            return None
-        raise  # installed, but something that it needs is not
-    return getattr(importlib.import_module(method.module), method.class_name)
+        return getattr(importlib.import_module(method.module), method.class_name)
+    except Exception as error:  # whatever: a toolkit that is broken must not break this package
+        if not (isinstance(error, ModuleNotFoundError) and error.name == method.toolkit):
+            _warn_of_broken(method.toolkit, f"{type(error).__name__}: {error}")
+        return None
+
+
+@functools.cache
+def _warn_of_broken(toolkit: str, cause: str) -> None:
+    warnings.warn(
+        f"{toolkit} is installed but cannot be imported ({cause}); py4dstem_ml works without its "
+        f"methods on it. Mend that installation, then call py4dstem_ml.register().",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _registered() -> Iterator[tuple[type, _Method]]:
@@ -146,7 +166,8 @@ def _registered() -> Iterator[tuple[type, _Method]]:
             yield cls, method
 
 
-def _refuse_foreign(cls: type, name: str) -> None:
+def _refuse_foreign(cls: type, method: _Method) -> None:
+    name = method.name
     current = inspect.getattr_static(cls, name, None)
     if current is None or hasattr(current, _MARKER):
         return
@@ -154,7 +175,7 @@ def _refuse_foreign(cls: type, name: str) -> None:
     raise RegistrationError(
         f"{cls.__module__}.{cls.__name__} already has an attribute {name!r}, set by {owner}; "
         f"py4dstem_ml leaves it as it is and sets none of its methods. Remove that attribute and "
-        f"call py4dstem_ml.register(), or call the function py4dstem_ml.{name} instead."
+        f"call py4dstem_ml.register(), or call the function {method.implementation}.{name} instead."
     )
 
 

@@ -137,3 +137,13 @@ def test_the_device_is_chosen() -> None:
     assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ValueError, match="is not there"):
         pick_device(f"cuda:{torch.cuda.device_count()}")
+
+
+def test_precision_is_chosen_without_what_torch_does_not_promise(monkeypatch) -> None:
+    import torch
+
+    from py4dstem_ml.compute import mixed_precision
+
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    with mixed_precision(torch.device("cpu")):
+        assert not torch.is_autocast_enabled("cpu")

@@ -12,9 +12,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TOOLKITS = {"py4DSTEM", "hyperspy", "pyxem", "emdfile", "orix"}
 PHYSICS_MAY = {"torch", "numpy", "scipy"}
 STRUCTURES_MAY = PHYSICS_MAY | {"ase", "spglib"}
-SYSTEMS_MAY = PHYSICS_MAY | {"h5py", "safetensors", "sklearn", "joblib", "matplotlib"}
-SYSTEMS_MAY |= {"skimage", "optuna", "threadpoolctl", "lazy_loader"}
-PLUMBING_MAY = {"torch", "numpy", "safetensors", "pooch", "tqdm", "tomli", "lazy_loader"}
+# From crystals to weights on any GPU machine: nothing else need be installed there.
+TRAINING = {"train", "library", "augment", "network", "layers"}
+TRAINING_MAY = PHYSICS_MAY | {"h5py"}  # safetensors through our own weights
+TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute"}
+SYSTEMS_MAY = TRAINING_MAY | {"sklearn", "joblib", "matplotlib"}
+LAZY_EXTRAS = {"evaluate.py": {"skimage"}, "tune.py": {"optuna"}}
+PLUMBING_MAY = {"torch", "numpy", "safetensors", "pooch", "tqdm", "tomli"}
 
 # The plumbing knows no floor, but these two are the roof: they call every floor, lazily.
 ROOF = {"cli.py", "demo.py"}
@@ -30,28 +34,30 @@ def floor_of(path: Path) -> str:
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """The modules that a file imports by statement, and whether that happens at its import."""
     tree = ast.parse(path.read_text("utf-8"))
-    in_functions = {
+    later = {
         id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for node in ast.walk(function)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        or (isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING")
+        for node in ast.walk(block)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, id(node) not in in_functions
+                yield alias.name, id(node) not in later
         elif isinstance(node, ast.ImportFrom):
-            yield absolute(path, node), id(node) not in in_functions
+            for module in absolute(path, node):
+                yield module, id(node) not in later
 
 
-def absolute(path: Path, node: ast.ImportFrom) -> str:
-    if not node.level:
-        module = node.module or ""
-        # `from py4dstem_ml import disks` imports a floor as much as `import py4dstem_ml.disks`.
-        return f"{module}.{node.names[0].name}" if module == "py4dstem_ml" else module
-    folder = path.parent.relative_to(PACKAGE.parent).parts
-    base = folder[: len(folder) - node.level + 1]
-    return ".".join([*base, node.module or node.names[0].name])
+def absolute(path: Path, node: ast.ImportFrom) -> list[str]:
+    """The module and, as each may be a module too, every name taken from it."""
+    base = node.module or ""
+    if node.level:
+        folder = path.parent.relative_to(PACKAGE.parent).parts
+        parts = folder[: len(folder) - node.level + 1]
+        base = ".".join([*parts, node.module] if node.module else parts)
+    return [f"{base}.{alias.name}" for alias in node.names]
 
 
 def outside(path: Path) -> set[str]:
@@ -93,16 +99,40 @@ def test_a_floor_knows_only_its_own_libraries(path: Path) -> None:
         allowed = STRUCTURES_MAY if path.name == "structures.py" else PHYSICS_MAY
         assert outside(path) <= allowed
     elif floor == "system":
-        assert outside(path) <= SYSTEMS_MAY
+        assert outside(path) <= SYSTEMS_MAY | LAZY_EXTRAS.get(path.name, set())
     elif floor == "plumbing":
-        assert outside(path) <= PLUMBING_MAY
+        initial = {"lazy_loader"} if path.name == "__init__.py" else set()
+        assert outside(path) <= PLUMBING_MAY | initial
     if floor != "toolkits" and path.name != "demo.py":
         assert not outside(path) & TOOLKITS
 
 
-def test_the_roof_and_the_structures_import_lazily() -> None:
+@pytest.mark.parametrize("stem", sorted(TRAINING))
+def test_training_needs_little(stem: str) -> None:
+    path = PACKAGE / "disks" / f"{stem}.py"
+    assert outside(path) <= TRAINING_MAY
+    for module in (name for name, _ in imports(path) if name.startswith("py4dstem_ml.")):
+        _, part, *inner = module.split(".")
+        assert part in TRAINING_MAY_OURS or (part == "disks" and inner[0] in TRAINING), module
+
+
+def test_every_name_of_an_import_is_seen() -> None:
+    path = PACKAGE / "disks" / "no_such_file.py"
+    for line, expected in {
+        "from .. import weights, toolkits": ["weights", "toolkits"],
+        "from py4dstem_ml import weights, toolkits": ["weights", "toolkits"],
+        "from . import train, predict": ["disks.train", "disks.predict"],
+        "from ..toolkits import pyxem": ["toolkits.pyxem"],
+    }.items():
+        node = ast.parse(line).body[0]
+        assert isinstance(node, ast.ImportFrom)
+        assert absolute(path, node) == [f"py4dstem_ml.{name}" for name in expected]
+
+
+def test_the_roof_the_structures_and_the_extras_import_lazily() -> None:
     for path in FILES:
         heavy = {module.split(".")[0] for module, at_import in imports(path) if at_import}
+        assert not heavy & LAZY_EXTRAS.get(path.name, set()), name(path)
         if floor_of(path) == "roof":
             assert not heavy & (TOOLKITS | {"torch"}), name(path)
         if path.name == "structures.py":
@@ -120,7 +150,7 @@ def test_weights_are_data_not_code(path: Path) -> None:
     forbidden = {"pickle.load", "pickle.loads", "joblib.load", "torch.load", "dill.load"}
     assert not called_names(path) & forbidden
     assert not outside(path) & {"dill", "cloudpickle"}
-    assert "pickle" not in {module for module, _ in imports(path)}
+    assert "pickle" not in {module.split(".")[0] for module, _ in imports(path)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

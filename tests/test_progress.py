@@ -23,6 +23,13 @@ def test_it_can_be_moved_by_hand() -> None:
         bar.update(1)
 
 
+def test_it_does_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    assert list(progress_bar(range(3), progress=True)) == [0, 1, 2]
+    with progress_bar(total=2) as bar:
+        bar.update(1)
+
+
 def test_a_terminal_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_interactive()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -81,8 +82,11 @@ def test_a_method_of_someone_else_stays(table: type) -> None:
         return "theirs"
 
     table.count_disks = theirs
-    with pytest.raises(py4dstem_ml.RegistrationError, match=f"'count_disks', set by {__name__}"):
+    with pytest.raises(
+        py4dstem_ml.RegistrationError, match=f"'count_disks', set by {__name__}"
+    ) as e:
         py4dstem_ml.register()
+    assert "call the function our_floor.count_disks instead" in str(e.value)
     py4dstem_ml.unregister()
     assert table().count_disks() == "theirs"
 
@@ -112,13 +116,46 @@ def test_a_toolkit_that_is_not_imported_is_left_alone(
     assert py4dstem_ml.registered_methods() == []
 
 
-def test_a_broken_toolkit_says_so(table: type, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'a_dependency'", name="a_dependency"),
+        AttributeError("_ARRAY_API not found"),
+    ],
+)
+def test_a_broken_toolkit_says_so_once(
+    table: type, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def broken(name: str) -> types.ModuleType:
-        raise ModuleNotFoundError("No module named 'a_dependency'", name="a_dependency")
+        raise error
 
     monkeypatch.setattr(importlib, "import_module", broken)
-    with pytest.raises(ModuleNotFoundError, match="a_dependency"):
+    with pytest.warns(UserWarning) as caught:
         py4dstem_ml.register()
+        py4dstem_ml.register()
+    (warning,) = caught
+    assert f"a_toolkit is installed but cannot be imported ({type(error).__name__}" in str(
+        warning.message
+    )
+    assert str(error) in str(warning.message)
+
+
+def test_the_package_survives_a_broken_toolkit(tmp_path: Path) -> None:
+    (tmp_path / "py4DSTEM.py").write_text("raise RuntimeError('broken beyond repair')")
+    code = (
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    import py4dstem_ml\n"
+        "    py4dstem_ml.register()\n"
+        "(warning,) = caught\n"
+        "assert 'RuntimeError: broken beyond repair' in str(warning.message)\n"
+        "assert py4dstem_ml.registered_methods() == []\n"
+        "py4dstem_ml.BraggDiskFinder\n"
+    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_survives_a_reload(table: type) -> None:
@@ -150,6 +187,21 @@ def test_pyxem_gets_it_once_it_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_our_floor_for_pyxem_registers_it() -> None:
+    code = (
+        "import py4dstem_ml\n"
+        "import py4dstem_ml.toolkits.pyxem as ours\n"
+        "from pyxem.signals import Diffraction2D\n"
+        "method = Diffraction2D.find_bragg_disks_aiml\n"
+        "assert method.__wrapped__ is ours.find_bragg_disks_aiml\n"
+        "assert len(py4dstem_ml.registered_methods()) == 2\n"
+    )
+    # Whichever comes first.
+    for first in ("", "import pyxem.signals\n", "import py4dstem_ml.toolkits.pyxem\n"):
+        done = subprocess.run([sys.executable, "-c", first + code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_import_survives_a_foreign_method() -> None:

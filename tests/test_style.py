@@ -1,4 +1,4 @@
-"""Lint, format and types, as `make test` checks them."""
+"""Lint, format and types: `make test` checks them here, and only here."""
 
 import importlib.util
 import subprocess

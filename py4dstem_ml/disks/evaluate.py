@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,14 @@ from ..physics.multislice import multislice_patterns
 from ..physics.patterns import Detector, probe_image, structure_factor_peaks
 from ..physics.structures import CrystalTable
 from ..progress import progress_bar
-from .library import ORIENTATION_KINDS, LibraryConfig, draw_crystals, draw_orientation, read_shard
+from .library import (
+    ORIENTATION_KINDS,
+    LibraryConfig,
+    draw_crystals,
+    draw_orientation,
+    read_shard,
+    table_hash,
+)
 from .train import target_map
 
 logger = logging.getLogger(__name__)
@@ -205,8 +213,8 @@ def library_set(folder: str | Path, *, part: str = "test", shards: int | None = 
     Parameters
     ----------
     folder : str or Path
-    part : {"test", "train"}
-        "train" to tune thresholds on, never to test.
+    part : {"test", "validation", "train"}
+        The latter two to tune thresholds on, never to test.
     shards : int, optional
         Only the last so many.
 
@@ -304,32 +312,63 @@ def multislice_set(
     return PatternSet("multislice", _unit(np.array(patterns)), peak_lists, **arrays)
 
 
-def save_set(path: str | Path, patterns: PatternSet) -> None:
-    """Write a set to an ``.npz``."""
+def write_arrays(path: str | Path, origin: Mapping[str, Any], **arrays: Any) -> None:
+    """Write an ``.npz``, whole or not at all, with what it was made from."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        np.savez_compressed(unfinished, origin=np.array(json.dumps(origin)), **arrays)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_origin(path: str | Path, file: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
+    """Refuse arrays of `write_arrays` that were made from something else.
+
+    Raises
+    ------
+    ValueError
+        Naming what differs.
+    """
+    stored = json.loads(str(file["origin"])) if "origin" in file else {}
+    wanted = json.loads(json.dumps(origin))
+    differing = sorted(key for key in wanted if stored.get(key) != wanted[key])
+    if differing:
+        raise ValueError(
+            f"{path} was made from another {', '.join(differing)}: delete it, or choose another "
+            "output folder"
+        )
+
+
+def save_set(
+    path: str | Path, patterns: PatternSet, origin: Mapping[str, Any] | None = None
+) -> None:
+    """Write a set to an ``.npz``; ``origin`` is what it was made from."""
     columns = {key: getattr(patterns, key) for key in ("name", "patterns", *_COLUMNS)}
     offsets = np.cumsum([0, *map(len, patterns.peaks)])
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(path).with_suffix(".part.npz")
-    np.savez_compressed(
-        unfinished, peaks=np.concatenate(patterns.peaks), offsets=offsets, **columns
-    )
-    unfinished.replace(path)
+    peaks = np.concatenate(patterns.peaks)
+    write_arrays(path, origin or {}, peaks=peaks, offsets=offsets, **columns)
 
 
-def load_set(path: str | Path) -> PatternSet:
-    """Read a set that `save_set` wrote."""
+def load_set(path: str | Path, origin: Mapping[str, Any] | None = None) -> PatternSet:
+    """Read a set that `save_set` wrote; one of another origin is refused."""
     with np.load(path, allow_pickle=False) as file:
+        check_origin(path, file, origin or {})
         values = {field.name: file[field.name] for field in fields(PatternSet)}
         peaks = np.split(file["peaks"], file["offsets"][1:-1])
     return PatternSet(**{**values, "name": str(values["name"]), "peaks": peaks})
 
 
-def stored_set(path: str | Path, simulate: Callable[[], PatternSet]) -> PatternSet:
-    """Read a set, or simulate it and write it where there is none."""
+def stored_set(
+    path: str | Path, simulate: Callable[[], PatternSet], origin: Mapping[str, Any] | None = None
+) -> PatternSet:
+    """Read a set, or simulate it and write it where there is none; see `load_set`."""
     if not Path(path).exists():
         logger.info("simulating %s", path)
-        save_set(path, simulate())
-    return load_set(path)
+        save_set(path, simulate(), origin)
+    return load_set(path, origin)
 
 
 def counted(patterns: PatternSet, index: int, dose: float, seed: int = 0) -> npt.NDArray:
@@ -588,9 +627,30 @@ def network_finder(network: torch.nn.Module, **options: Any) -> Finder:
     return find
 
 
-def model_name(model: str) -> str:
-    """Return what a table calls weights that are given by name or file."""
-    return Path(model).name.removesuffix(".safetensors")
+def model_names(models: Iterable[str]) -> dict[str, str]:
+    """Return weights, given by name or file, by what a table calls them.
+
+    Files of one name are told apart by their folders.
+
+    Raises
+    ------
+    ValueError
+        If that does not tell them apart.
+
+    Examples
+    --------
+    >>> list(model_names(["unet.v1", "a/net.safetensors", "b/net.safetensors"]))
+    ['unet.v1', 'a/net', 'b/net']
+    """
+    models = list(models)
+    short = [Path(model).name.removesuffix(".safetensors") for model in models]
+    named = {
+        (name if short.count(name) == 1 else str(Path(model).parent.name / Path(name))): model
+        for name, model in zip(short, models, strict=True)
+    }
+    if len(named) < len(models):
+        raise ValueError(f"two of the models have the same name: {', '.join(models)}")
+    return named
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -613,8 +673,8 @@ def run(args: Namespace) -> str:
     output = Path(args.output)
     device = pick_device(args.device)
     networks = {
-        model_name(model): load_network(model, device)
-        for model in args.models or [default_name("disks")]
+        name: load_network(model, device)
+        for name, model in model_names(args.models or [default_name("disks")]).items()
     }
     parts, scores = [], {}
     for patterns in evaluation_sets(
@@ -641,15 +701,19 @@ def evaluation_sets(
     Raises
     ------
     ValueError
-        If neither can.
+        If neither can, or if what is stored was made from another table of crystals.
     """
     sets = []
     if library is not None:
         sets.append(library_set(library))
     path = output / f"multislice-{crystals}-{seed}.npz"
     if structures is not None or path.exists():
+        origin = {"crystals": crystals, "seed": seed}
+        origin |= {} if structures is None else {"table": table_hash(structures)}
         sets.append(
-            stored_set(path, lambda: multislice_set(structures, crystals=crystals, seed=seed))
+            stored_set(
+                path, lambda: multislice_set(structures, crystals=crystals, seed=seed), origin
+            )
         )
     if not sets:
         raise ValueError("nothing to evaluate on: give --library, --structures or both")

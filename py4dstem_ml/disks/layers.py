@@ -6,7 +6,7 @@ autocast, channels-last and safetensors treat it as any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -14,11 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-_sampling: ContextVar[bool] = ContextVar("monte_carlo_dropout", default=False)
+# True: masks from torch's own generator; generators: one for each pattern of the batch.
+Sampling = bool | Sequence[torch.Generator]
+_sampling: ContextVar[Sampling] = ContextVar("monte_carlo_dropout", default=False)
 
 
 @contextmanager
-def monte_carlo_dropout(active: bool) -> Iterator[None]:
+def monte_carlo_dropout(active: Sampling) -> Iterator[None]:
     """Keep dropout on in evaluation mode, in this thread only."""
     token = _sampling.set(active)
     try:
@@ -35,8 +37,14 @@ class MonteCarloDropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        active = self.training or _sampling.get()
-        return functional.dropout2d(x, self.rate, True) if active and self.rate else x
+        sampling = _sampling.get()
+        if not self.rate or not (self.training or sampling):
+            return x
+        if isinstance(sampling, bool):
+            return functional.dropout2d(x, self.rate, True)
+        draws = [torch.rand(x.shape[1], generator=g, device=x.device) for g in sampling]
+        kept = (torch.stack(draws) >= self.rate).to(x.dtype) / (1 - self.rate)
+        return x * kept[..., None, None]
 
 
 class ComplexConv2d(nn.Module):

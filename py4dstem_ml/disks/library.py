@@ -2,7 +2,8 @@
 
 One shard is one instrument setting (voltage, pixel size, two semi-angles) and several crystals,
 so that two patterns of a shard can be laid over each other as two grains. A shard is a function
-of the seed and its number alone: a broken-off run continues where it stopped, on any machine.
+of the seed and its number alone: a broken-off run continues where it stopped, on any machine, and
+refuses to mix with shards that were made from anything else.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import json
 import logging
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 #: Patterns are stored as this times sqrt(intensity / maximum), in 16 bits.
 _FULL_SCALE = 65535.0
 ORIENTATION_KINDS = ("zone", "tilted", "random")
+#: Of `structures.split_by_material`; the order is part of the seed.
+PARTS = ("train", "test", "validation")
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def simulate_shard(
         Path of the table of crystals.
     output : str
         Folder.
-    part : {"train", "test"}
+    part : {"train", "validation", "test"}
         See `structures.split_by_material`.
     seed : int
     config : LibraryConfig
@@ -194,12 +197,18 @@ def simulate_shard(
         ``<part>-<number>.h5`` with ``patterns`` (n, H, W) uint16, ``peaks`` flat (m, 3),
         ``offsets`` (n + 1), and one row of ``crystal``, ``kind``, ``thickness``, ``semiangle``
         for each pattern; voltage and pixel size as attributes.
+
+    Raises
+    ------
+    ValueError
+        If the shard that is there has another seed, config or table of crystals.
     """
     path = Path(output) / f"{part}-{number:06d}.h5"
+    origin = {"seed": seed, "config": json.dumps(asdict(config)), "table": table_hash(structures)}
     if path.exists():
+        _compare(path, origin)
         return path
-    torch.set_num_threads(1)
-    rng = np.random.default_rng([seed, number, 0 if part == "train" else 1])
+    rng = np.random.default_rng([seed, number, PARTS.index(part)])
     table = _cached_table(structures)
     setting = draw_setting(config, rng)
     rows: dict[str, list] = {key: [] for key in ("crystal", "kind", "thickness", "semiangle")}
@@ -219,13 +228,26 @@ def simulate_shard(
                 values = (index, ORIENTATION_KINDS.index(kind), thickness, angle)
                 for key, value in zip(rows, values, strict=True):
                     rows[key].append(value)
-    _write(path, np.array(patterns, dtype=np.uint16), peak_lists, rows, setting, config, seed)
+    _write(path, np.array(patterns, dtype=np.uint16), peak_lists, rows, setting, origin)
     return path
+
+
+def _compare(path: Path, origin: dict[str, int | str]) -> None:
+    """Refuse a shard that was made from something else, as far as it says what it was made from."""
+    with h5py.File(path, "r") as file:
+        differing = [
+            key for key, value in origin.items() if key in file.attrs and file.attrs[key] != value
+        ]
+    if differing:
+        raise ValueError(
+            f"{path} was simulated with another {' and '.join(differing)}: choose another output "
+            "folder, or move the shards away"
+        )
 
 
 def _write(
     path: Path, patterns: npt.NDArray, peak_lists: list, rows: dict[str, list],
-    setting: Setting, config: LibraryConfig, seed: int,
+    setting: Setting, origin: dict[str, int | str],
 ) -> None:  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.part")
@@ -237,18 +259,17 @@ def _write(
             file[key] = np.array(values)
         file.attrs["energy_ev"] = setting.energy_ev
         file.attrs["pixel_size"] = setting.detector.pixel_size
-        file.attrs["seed"] = seed
-        file.attrs["config"] = json.dumps(asdict(config))
+        file.attrs.update(origin)
     unfinished.replace(path)
 
 
-_tables: dict[str, CrystalTable] = {}
+_cached_table = cache(CrystalTable)
 
 
-def _cached_table(path: str) -> CrystalTable:
-    if path not in _tables:
-        _tables[path] = CrystalTable(path)
-    return _tables[path]
+@cache
+def table_hash(path: str | Path) -> str:
+    """Return the sha256 of a table of crystals, read once a process."""
+    return sha256(Path(path).read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,26 +319,27 @@ def simulate(
     config: LibraryConfig | None = None,
     device: str = "cpu",
     progress: bool | None = None,
-) -> Iterator[Path]:
-    """Simulate shards ``first`` to ``first + shards`` and yield their paths as they are done.
+) -> list[Path]:
+    """Simulate shards ``first`` to ``first + shards`` and return their paths.
+
+    Those that are there already are not made again, see `simulate_shard`.
 
     Examples
     --------
-    >>> for path in simulate("structures_icsd.npz", "library", shards=2):  # doctest: +SKIP
-    ...     print(path)
+    >>> paths = simulate("structures_icsd.npz", "library", shards=2)  # doctest: +SKIP
     """
     work = partial(
         simulate_shard, structures=str(structures), output=str(output), part=part, seed=seed,
         config=config or LibraryConfig(), device=device,
     )  # fmt: skip
+    bar = partial(progress_bar, total=shards, description="shards", progress=progress)
     numbers = range(first, first + shards)
     if processes == 1:
-        done = map(work, numbers)
-        yield from progress_bar(done, total=shards, description="shards", progress=progress)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        done = pool.map(work, numbers)
-        yield from progress_bar(done, total=shards, description="shards", progress=progress)
+        return list(bar(map(work, numbers)))
+    with ProcessPoolExecutor(
+        processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        return list(bar(pool.map(work, numbers)))
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -326,7 +348,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="folder for the shards")
     parser.add_argument("--shards", type=int, default=100, help="96 patterns each")
     parser.add_argument("--first", type=int, default=0, help="number of the first shard")
-    parser.add_argument("--part", choices=("train", "test"), default="train")
+    parser.add_argument("--part", choices=PARTS, default="train")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--size", type=int, default=128, help="pixels of a side")
@@ -340,5 +362,4 @@ def run(args: Namespace) -> None:
         seed=args.seed, processes=args.processes, config=LibraryConfig(size=args.size),
         device=args.device,
     )  # fmt: skip
-    count = sum(1 for _ in paths)
-    logger.info("%d shards of %s patterns are in %s", count, args.part, args.output)
+    logger.info("%d shards of %s patterns are in %s", len(paths), args.part, args.output)

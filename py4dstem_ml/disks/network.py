@@ -2,13 +2,12 @@
 
 All take diffraction patterns and the vacuum probe, and return maps in which every Bragg disk
 is one Gaussian spot (sigma 1 px) of height sqrt(w / w_max), w being the projected structure
-factor |V_g| weighted by the excitation error (`physics.patterns.structure_factor_peaks`). Beside
-the map, each pixel of a spot says how far away the spot's centre is: a map's error is mostly one
-of height, and would teach positions too little.
+factor |V_g| weighted by the excitation error (`physics.patterns.structure_factor_peaks`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from .. import weights
-from .layers import UNet, half_band, monte_carlo_dropout
+from .layers import Sampling, UNet, half_band, monte_carlo_dropout
 
 Architecture = Literal["unet", "specunet", "fcunet", "dualnet"]
 
@@ -59,8 +58,16 @@ class DiskNetSpec:
             object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
         if not self.widths or min(self.widths + self.fourier_widths) < 1 or self.depth < 1:
             raise ValueError("widths and depth must be positive")
+        if self.fields < 1:
+            raise ValueError("fields must be positive")
         if self.arch == "dualnet" and not self.fourier_widths:
             raise ValueError("a dualnet needs fourier_widths")
+        if self.arch != "dualnet" and (self.fourier_widths or self.fourier_levels):
+            raise ValueError(f"only a dualnet has fourier_widths and levels, not a {self.arch}")
+        if self.arch not in ("dualnet", "fcunet") and self.fields != type(self).fields:
+            raise ValueError(f"a {self.arch} has no Fourier fields")
+        if not set(self.fourier_levels) <= set(range(len(self.widths))):
+            raise ValueError(f"fourier_levels must lie in 0 to {len(self.widths) - 1}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError("dropout lies in [0, 1)")
 
@@ -266,20 +273,14 @@ class DiskNet(nn.Module):
         self.metadata: dict[str, Any] = {}
         self.features = PatternFeatures()
         self.body = _NETWORKS[spec.arch](spec)
-        self.head = nn.Conv2d(self.body.n_out, 3, 3, padding=1)
+        self.head = nn.Conv2d(self.body.n_out, 1, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, patterns: torch.Tensor, probe: torch.Tensor, mc_dropout: bool = False
+        self, patterns: torch.Tensor, probe: torch.Tensor, mc_dropout: Sampling = False
     ) -> torch.Tensor:
-        """Return maps (b, h, w) of sqrt(w / w_max); the arguments are those of `spots`."""
-        return self.spots(patterns, probe, mc_dropout)[:, 0]
-
-    def spots(
-        self, patterns: torch.Tensor, probe: torch.Tensor, mc_dropout: bool = False
-    ) -> torch.Tensor:
-        """Return maps and offsets, shape (b, 3, h, w).
+        """Return maps of sqrt(w / w_max), shape (b, h, w).
 
         Parameters
         ----------
@@ -287,30 +288,37 @@ class DiskNet(nn.Module):
             Intensities >= 0 of any scale; h and w even.
         probe : torch.Tensor, shape (h, w) or (b, h, w)
             Vacuum probe, centred at pixel (h // 2, w // 2).
-        mc_dropout : bool
-            Draw dropout masks, one sample of the network's uncertainty.
+        mc_dropout : bool or sequence of torch.Generator
+            Draw dropout masks, one sample of the network's uncertainty; with generators, on the
+            device of the patterns, each pattern's masks come from its own.
 
-        Returns
-        -------
-        torch.Tensor
-            sqrt(w / w_max), and the rows and columns from each pixel to the centre of its spot;
-            the offsets mean something within about 1.5 px of a spot.
+        Raises
+        ------
+        ValueError
+            If height or width is odd, or differs between patterns and probe.
         """
         probe = probe if probe.ndim == 3 else probe[None]
         height, width = patterns.shape[-2:]
+        if height % 2 or width % 2 or probe.shape[-2:] != patterns.shape[-2:]:
+            raise ValueError(
+                f"patterns and probe must have one size, even in both axes, not {height} x {width} "
+                f"and {probe.shape[-2]} x {probe.shape[-1]}; BraggDiskFinder takes any size"
+            )
         more = [-n % self.body.multiple for n in (height, width)]
-        # Equal zero margins (`more` is even, as both sizes are) keep the centre in the centre.
+        # Equal margins (`more` is even, as both sizes are) keep the centre in the centre. Around
+        # the pattern its edge is repeated: a step to zero would be an edge to the features.
         margins = (more[1] // 2, more[1] // 2, more[0] // 2, more[0] // 2)
-        patterns, probe = functional.pad(patterns, margins), functional.pad(probe, margins)
+        patterns = functional.pad(patterns[:, None], margins, mode="replicate")[:, 0]
+        probe = functional.pad(probe, margins)
         with torch.autocast(patterns.device.type, enabled=False):
             features = self.features(patterns.float(), probe.float())
         features = features.contiguous(memory_format=torch.channels_last)
         with monte_carlo_dropout(mc_dropout):
             fields_ = self.body(features, probe.float())
         with torch.autocast(patterns.device.type, enabled=False):
-            maps = self.head(fields_.float())
+            maps = self.head(fields_.float())[:, 0]
         top, left = margins[2], margins[0]
-        return maps[..., top : top + height, left : left + width]
+        return maps[:, top : top + height, left : left + width]
 
 
 def build_network(spec: str | DiskNetSpec | Mapping[str, Any]) -> DiskNet:
@@ -339,21 +347,31 @@ def load_network(name_or_path: str | None = None, device: torch.device | str = "
         A name of `weights.list_pretrained`, or a file; default the registry's default.
     device : torch.device or str
 
+    Returns
+    -------
+    DiskNet
+        Its `metadata` are those of the file, and the file's ``"sha256"``.
+
     Raises
     ------
     WeightsError
         If the weights cannot be found, are damaged, or are no disk network's.
     """
     name = weights.default_name("disks") if name_or_path is None else name_or_path
-    tensors, metadata = weights.load(name)
+    path = weights.resolve(name)
+    tensors, metadata = weights.load(path)
     if "spec" not in metadata:
         raise weights.WeightsError(f"{name} does not hold a disk network (no spec in it)")
-    network = build_network(metadata["spec"])
+    try:
+        network = build_network(metadata["spec"])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise weights.WeightsError(f"{name} has a spec that is not valid: {error}") from error
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise weights.WeightsError(f"{name} does not fit its own spec: {error}") from error
-    network.metadata = metadata
+    # Read now, so that it names what was loaded even if the file is replaced later.
+    network.metadata = {**metadata, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return network.to(device).eval()
 
 

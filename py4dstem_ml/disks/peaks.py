@@ -28,13 +28,12 @@ def find_peaks(
     edge_boundary: float = 1.0,
     max_num_peaks: int | None = None,
     limits: Limits | None = None,
-    offsets: torch.Tensor | None = None,
 ) -> list[np.ndarray]:
     """Peaks of every map of a batch, strongest first.
 
     A peak is a pixel not exceeded by its eight neighbours, refined by a quadratic fit to the
-    logarithm of the 3 x 3 pixels around it (exact for a Gaussian spot), or to where the same
-    pixels' `offsets` point. Of two peaks closer than `min_spacing` the stronger stays.
+    logarithm of the 3 x 3 pixels around it (exact for a Gaussian spot). Of two peaks closer than
+    `min_spacing` the stronger stays.
 
     Parameters
     ----------
@@ -50,8 +49,6 @@ def find_peaks(
         How many of the strongest peaks to keep in each map.
     limits : ((row_min, row_max), (col_min, col_max)), optional
         Where peaks may lie, in pixels; replaces `edge_boundary`.
-    offsets : torch.Tensor, (B, 2, H, W), optional
-        Rows and columns from each pixel to the centre of its spot, as the networks give them.
 
     Returns
     -------
@@ -69,9 +66,11 @@ def find_peaks(
     """
     if maps.ndim != 3:
         raise ValueError(f"maps must be (B, H, W), not {maps.ndim}-D")
+    if len(maps) == 0:
+        return []
     maps = _as_heights(maps)
     batch, rows, cols = _candidates(maps, min_relative_intensity)
-    moves, heights = _refine(maps, offsets, batch, rows, cols)
+    moves, heights = _fit(maps, batch, rows, cols)
     index = batch.cpu().numpy()
     points = (torch.stack([rows, cols], -1) + moves).cpu().numpy()
     intensities = heights.double().square().cpu().numpy()
@@ -96,12 +95,7 @@ def find_peaks(
     return [found[:max_num_peaks] for found in np.split(peaks, splits)]
 
 
-def peak_spread(
-    maps: torch.Tensor,
-    points: np.ndarray,
-    reach: int = 1,
-    offsets: torch.Tensor | None = None,
-) -> np.ndarray:
+def peak_spread(maps: torch.Tensor, points: np.ndarray, reach: int = 1) -> np.ndarray:
     """How much peaks move and change over repeated maps of one pattern.
 
     In each map the highest pixel within `reach` of a peak is refined as `find_peaks` does; the
@@ -115,8 +109,6 @@ def peak_spread(
         Peaks ``[row, col]`` of the mean map, in pixels.
     reach : int
         Half the side of the searched window, in pixels.
-    offsets : torch.Tensor, (S, 2, H, W), optional
-        As for `find_peaks`.
 
     Returns
     -------
@@ -137,7 +129,7 @@ def peak_spread(
     which = torch.arange(len(near), device=maps.device).expand(samples, -1)
     row, col = rows[which, best // len(step)], cols[which, best % len(step)]
     sample = torch.arange(samples, device=maps.device)[:, None].expand_as(row)
-    moves, heights = _refine(maps, offsets, sample.flatten(), row.flatten(), col.flatten())
+    moves, heights = _fit(maps, sample.flatten(), row.flatten(), col.flatten())
     positions = torch.stack([row, col], -1).double() + moves.view(samples, -1, 2)
     intensity = heights.double().square().view(samples, -1)
     intensity = intensity / intensity.mean(0).max().clamp_min(1e-30)
@@ -165,41 +157,6 @@ def _neighbour_maximum(maps: torch.Tensor) -> torch.Tensor:
     torch.maximum(highest[:, 1:], maps[:, :-1], out=highest[:, 1:])
     torch.maximum(highest[:, :-1], maps[:, 1:], out=highest[:, :-1])
     return highest
-
-
-def _refine(
-    maps: torch.Tensor,
-    offsets: torch.Tensor | None,
-    batch: torch.Tensor,
-    rows: torch.Tensor,
-    cols: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move (n, 2) from the pixel to the peak, and the peak's height (n,)."""
-    fitted, heights = _fit(maps, batch, rows, cols)
-    if offsets is None:
-        return fitted, heights
-    return _vote(maps, offsets, batch, rows, cols), heights
-
-
-def _vote(
-    maps: torch.Tensor,
-    offsets: torch.Tensor,
-    batch: torch.Tensor,
-    rows: torch.Tensor,
-    cols: torch.Tensor,
-) -> torch.Tensor:
-    """Where the 3 x 3 pixels around a maximum say that the centre is, weighted by their height."""
-    step = torch.arange(-1, 2, device=maps.device)
-    near_r = (rows[:, None] + step).clamp(0, maps.shape[1] - 1)[:, :, None].expand(-1, 3, 3)
-    near_c = (cols[:, None] + step).clamp(0, maps.shape[2] - 1)[:, None, :].expand(-1, 3, 3)
-    which = batch[:, None, None]
-    # Far from its own spot a pixel may speak of another one.
-    weight = maps[which, near_r, near_c].double() + 1e-12
-    pointed = offsets.permute(0, 2, 3, 1)[which, near_r, near_c].double()
-    moves = pointed + torch.stack([near_r - rows[:, None, None], near_c - cols[:, None, None]], -1)
-    weight = weight * (moves.abs() <= 1.5).all(-1)
-    centre = (weight[..., None] * moves).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1e-12)[:, None]
-    return centre.clamp(-_MAX_OFFSET, _MAX_OFFSET)
 
 
 def _fit(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import inspect
+import logging
 import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,15 +21,22 @@ from torch.nn import functional
 from ..compute import mixed_precision, pick_device
 from .peaks import find_peaks, peak_spread
 from .probe import VacuumProbe, fourier_shift, prepare_probe
+from .refine import DiskRefiner
 
 __all__ = ["BraggDiskFinder"]
 
 # Probe radii in pixels that the networks were trained with; others are resampled into this range.
 RADIUS_RANGE = (2.0, 11.0)
-# Fixed, so that the dropout masks of a pattern do not depend on the batch size.
+# Fixed, so that the rounding of a pattern's passes does not depend on the batch size.
 _MC_CHUNK = 8
-# torch draws dropout masks from one generator a process: who seeds it must be alone.
-_RNG_LOCK = threading.Lock()
+# `batch_size` counts patterns of so many pixels.
+_BATCH_PIXELS = 128 * 128
+_REPLACED = (
+    "replaced pixels of the patterns: NaN and infinite ones by the median of their neighbours, "
+    "negative ones by 0"
+)
+
+_log = logging.getLogger(__name__)
 
 
 class Cleaned(NamedTuple):
@@ -124,11 +132,13 @@ class BraggDiskFinder:
         The beam in vacuum, of the same size as the patterns, anywhere in the frame.
     model : str, path or torch.nn.Module, optional
         Name of weights (see `list_pretrained`), a ``.safetensors`` file, or a network that takes
-        ``(patterns, probe, mc_dropout=False)``. None: the default weights.
+        ``(patterns, probe, mc_dropout=False)`` as `DiskNet` does, and is left as it is: where it
+        is in training, or on another device, a copy is used. None: the default weights.
     device : str or torch.device, optional
         None: a GPU if there is one.
     batch_size : int
-        Patterns that pass the network together; halved where a GPU runs out of memory.
+        Patterns of 128 x 128 pixels that pass the network together; fewer if they are larger, as
+        the network sees them, and halved where a GPU runs out of memory.
     min_relative_intensity : float
         Weakest peak kept, relative to the strongest of its pattern.
     min_spacing : float, optional
@@ -176,7 +186,7 @@ class BraggDiskFinder:
         model: str | os.PathLike | torch.nn.Module | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 64,
-        min_relative_intensity: float = 1e-3,
+        min_relative_intensity: float = 3e-4,
         min_spacing: float | None = None,
         edge_boundary: float | None = None,
         max_num_peaks: int = 1000,
@@ -191,9 +201,15 @@ class BraggDiskFinder:
             raise ValueError(
                 f"min_relative_intensity must lie in 0 to 1, not {min_relative_intensity}"
             )
+        if max_num_peaks < 1:
+            raise ValueError(f"max_num_peaks must be at least 1, not {max_num_peaks}")
+        for name, length in (("min_spacing", min_spacing), ("edge_boundary", edge_boundary)):
+            if length is not None and not 0 <= length < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0, not {length}")
         self.probe = prepare_probe(probe)
         self._geometry = _Geometry.fit(self.probe.image.shape, self.probe.radius)
         self._network_probe = self._geometry.probe(self.probe)
+        self._refiner = DiskRefiner(self._network_probe, self.probe.radius / self._geometry.pixel)
         self.model = model
         self.device = device
         self.batch_size = batch_size
@@ -206,6 +222,7 @@ class BraggDiskFinder:
         self.max_num_peaks = max_num_peaks
         self.mc_samples = mc_samples
         self.seed = seed
+        self._warned = False
         self._network = None
         self._lock = threading.Lock()
 
@@ -214,6 +231,11 @@ class BraggDiskFinder:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _network=None, _lock=threading.Lock())
+
+    @property
+    def patterns_at_once(self) -> int:
+        """How many patterns pass the network together: `batch_size` for the size of these."""
+        return max(1, self.batch_size * _BATCH_PIXELS // math.prod(self._geometry.frame))
 
     def __call__(self, pattern: ArrayLike) -> np.ndarray:
         """Peaks of one pattern.
@@ -244,7 +266,7 @@ class BraggDiskFinder:
         ----------
         patterns : array_like, (B, H, W)
             Real numbers on any scale. Pixels that are not finite are replaced by the median of
-            their neighbours, negative ones by 0; one warning says how many there were.
+            their neighbours, negative ones by 0; a finder warns of it once.
 
         Returns
         -------
@@ -258,11 +280,16 @@ class BraggDiskFinder:
         ValueError
             If the patterns are not 3-D, not real, or not of the probe's size.
         """
-        cleaned = self.clean(patterns)
-        warn_of_replaced(cleaned.not_finite, cleaned.negative)
-        return self.find_cleaned(cleaned.patterns)
+        patterns = self._cleaned(patterns)
+        peaks = [np.empty((0, 6 if self.mc_samples else 3))] * len(patterns)
+        filled = np.flatnonzero(np.ptp(patterns, axis=(1, 2)) > 0)
+        for start in range(0, len(filled), self.patterns_at_once):
+            batch = filled[start : start + self.patterns_at_once]
+            for i, found in zip(batch, self._find_batch(patterns[batch]), strict=True):
+                peaks[i] = found
+        return peaks
 
-    def clean(self, patterns: ArrayLike) -> Cleaned:
+    def _cleaned(self, patterns: ArrayLike) -> np.ndarray:
         """Check a stack of patterns (B, H, W) and replace what a network cannot take."""
         patterns = np.asarray(patterns)
         if patterns.ndim != 3:
@@ -275,18 +302,14 @@ class BraggDiskFinder:
                 f"the patterns are {height} x {width} pixels but the probe is {rows} x {cols}; "
                 f"bin, crop or pad the probe as the patterns were"
             )
-        return clean(patterns)
-
-    def find_cleaned(self, patterns: np.ndarray) -> list[np.ndarray]:
-        """Peaks of patterns (B, H, W) float32 that `clean` has seen."""
-        empty = np.empty((0, 6 if self.mc_samples else 3))
-        peaks = [empty] * len(patterns)
-        filled = np.flatnonzero(np.ptp(patterns, axis=(1, 2)) > 0)
-        for start in range(0, len(filled), self.batch_size):
-            batch = filled[start : start + self.batch_size]
-            for i, found in zip(batch, self._find_batch(patterns[batch]), strict=True):
-                peaks[i] = found
-        return peaks
+        cleaned, not_finite, negative = clean(patterns)
+        if not_finite or negative:
+            _log.debug("replaced %d pixels not finite, %d negative ones", not_finite, negative)
+            with self._lock:
+                first, self._warned = not self._warned, True
+            if first:
+                _warn(_REPLACED)
+        return cleaned
 
     @property
     def network(self) -> torch.nn.Module:
@@ -295,7 +318,7 @@ class BraggDiskFinder:
             if self._network is None:
                 device = pick_device(self.device)
                 if isinstance(self.model, torch.nn.Module):
-                    self._network = self.model.to(device).eval()
+                    self._network = _ready(self.model, device)
                 else:
                     from .network import load_network
 
@@ -311,35 +334,39 @@ class BraggDiskFinder:
         images = self._geometry.to_network(torch.from_numpy(patterns).to(device))
         if not self.mc_samples:
             with mixed_precision(device):
-                spots = _halving(lambda part: _spots(network, part, probe), images)
-            return [self._on_detector(p) for p in self._peaks(spots)]
-        peaks = []
-        for image in images:
-            spots = self._dropout_spots(network, image, probe)
-            (found,) = self._peaks(spots.mean(0, keepdim=True))
-            spread = peak_spread(spots[:, 0], found[:, :2], reach=1, offsets=_offsets(spots))
-            peaks.append(self._on_detector(np.hstack([found, spread])))
-        return peaks
+                maps = _halving(lambda some: network(some, probe), images)
+            peaks = self._peaks(maps)
+        else:
+            peaks = []
+            for image in images:
+                maps = self._dropout_maps(network, image, probe)
+                (found,) = self._peaks(maps.mean(0, keepdim=True))
+                peaks.append(np.hstack([found, peak_spread(maps, found[:, :2], reach=1)]))
+        return [self._on_detector(found) for found in self._refiner(images, peaks)]
 
-    def _dropout_spots(
+    def _dropout_maps(
         self, network: torch.nn.Module, image: torch.Tensor, probe: torch.Tensor
     ) -> torch.Tensor:
-        """What `mc_samples` passes see in one image, by the same masks for every image."""
-        spots = []
-        with _seeded(self.seed, image.device), mixed_precision(image.device):
-            for start in range(0, self.mc_samples, _MC_CHUNK):
-                count = min(_MC_CHUNK, self.mc_samples - start)
-                spots.append(_spots(network, image.expand(count, -1, -1), probe, mc_dropout=True))
-        return torch.cat(spots)
+        """Maps (mc_samples, H, W) of one image, by the same masks for every image."""
 
-    def _peaks(self, spots: torch.Tensor) -> list[np.ndarray]:
+        def passes(seeds: torch.Tensor) -> torch.Tensor:
+            draws = [torch.Generator(image.device).manual_seed(s) for s in seeds.tolist()]
+            return network(image.expand(len(draws), -1, -1), probe, mc_dropout=draws)
+
+        # A seed for each pass: its masks do not depend on which passes go together.
+        generator = torch.Generator().manual_seed(self.seed)
+        seeds = torch.randint(2**62, (self.mc_samples,), generator=generator)
+        with mixed_precision(image.device):
+            parts = [_halving(passes, some) for some in seeds.split(_MC_CHUNK)]
+        return torch.cat(parts)
+
+    def _peaks(self, maps: torch.Tensor) -> list[np.ndarray]:
         return find_peaks(
-            spots[:, 0],
+            maps,
             min_relative_intensity=self.min_relative_intensity,
             min_spacing=self.min_spacing / self._geometry.pixel,
             limits=self._geometry.limits(self.edge_boundary),
             max_num_peaks=self.max_num_peaks,
-            offsets=_offsets(spots),
         )
 
     def _on_detector(self, peaks: np.ndarray) -> np.ndarray:
@@ -347,6 +374,15 @@ class BraggDiskFinder:
         peaks[:, :2] = self._geometry.to_detector(peaks[:, :2])
         peaks[:, 3:5] *= self._geometry.pixel
         return peaks
+
+
+def _ready(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The network on a device, for evaluation: a copy where the caller's is not so already."""
+    here = torch.empty(0, device=device).device  # with its index
+    tensors = (*network.parameters(), *network.buffers())
+    if all(t.device == here for t in tensors) and not any(m.training for m in network.modules()):
+        return network
+    return copy.deepcopy(network).to(device).eval()
 
 
 def clean(patterns: np.ndarray) -> Cleaned:
@@ -383,52 +419,22 @@ def _neighbour_medians(pattern: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return medians
 
 
-def warn_of_replaced(not_finite: int, negative: int) -> None:
-    """One warning for all the pixels that `clean` replaced, none if there were none."""
-    replaced = []
-    if not_finite:
-        replaced.append(f"{not_finite} NaN or infinite pixels by the median of their neighbours")
-    if negative:
-        replaced.append(f"{negative} negative pixels by 0")
-    if not replaced:
-        return
-    # Pointed at the line that called this package, however deep inside we are.
+def _warn(message: str) -> None:
+    """Warn, pointing at the line that called this package, however deep inside we are."""
     frame, level = inspect.currentframe(), 1
     while frame.f_back and frame.f_globals["__name__"].split(".")[0] == __name__.split(".")[0]:
         frame, level = frame.f_back, level + 1
-    warnings.warn("replaced " + " and ".join(replaced), UserWarning, stacklevel=level)
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
-def _spots(
-    network: torch.nn.Module, patterns: torch.Tensor, probe: torch.Tensor, **options: bool
-) -> torch.Tensor:
-    """Maps, and offsets where the network gives them: (b, 3, h, w) or (b, 1, h, w)."""
-    if hasattr(network, "spots"):
-        return network.spots(patterns, probe, **options)
-    return network(patterns, probe, **options)[:, None]
-
-
-def _offsets(spots: torch.Tensor) -> torch.Tensor | None:
-    return spots[:, 1:] if spots.shape[1] == 3 else None
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of their own for this thread, torch's state left as it was."""
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with _RNG_LOCK, torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        yield
-
-
-def _halving(network, images: torch.Tensor) -> torch.Tensor:
-    """Pass a batch through a network, in halves of halves where the GPU's memory is too small."""
+def _halving(function: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+    """Apply a function to a batch, in halves of halves where the GPU's memory is too small."""
     try:
-        return network(images)
+        return function(batch)
     except torch.cuda.OutOfMemoryError:
-        if len(images) == 1:
+        if len(batch) == 1:
             raise
     # Outside of the except clause, whose traceback would keep the failed pass in memory.
     torch.cuda.empty_cache()
-    half = len(images) // 2
-    return torch.cat([_halving(network, images[:half]), _halving(network, images[half:])])
+    half = len(batch) // 2
+    return torch.cat([_halving(function, batch[:half]), _halving(function, batch[half:])])

@@ -12,7 +12,7 @@ probe, and over the depth where a tilt lets the beam pass through several layers
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from ..physics.multislice import (
     propagator,
 )
 from ..physics.patterns import Detector, probe_image
-from .evaluate import Finder, Row, markdown_table
+from .evaluate import Finder, Row, check_origin, markdown_table, write_arrays
 
 #: Fewest peaks that make a lattice.
 _FEWEST_PEAKS = 6
@@ -401,17 +401,25 @@ def strain_table(results: dict[str, Sequence[Row]]) -> str:
 
 
 def save_scans(path: str | Path, scans: Sequence[StackScan]) -> None:
-    """Write the scans of one `StackConfig` to an ``.npz``."""
-    np.savez_compressed(
-        path, names=np.array([scan.name for scan in scans]),
+    """Write the scans of one `StackConfig` to an ``.npz``, whole or not at all."""
+    write_arrays(
+        path, asdict(scans[0].config),
+        names=np.array([scan.name for scan in scans]),
         patterns=np.stack([scan.patterns for scan in scans]),
         truth=np.stack([scan.truth for scan in scans]),
     )  # fmt: skip
 
 
 def load_scans(path: str | Path, config: StackConfig | None = None) -> list[StackScan]:
-    """Read what `save_scans` wrote; the config is the one they were simulated with."""
+    """Read what `save_scans` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the scans were simulated with another config.
+    """
     config = config or StackConfig()
     with np.load(path, allow_pickle=False) as file:
+        check_origin(path, file, asdict(config))
         columns = zip(file["names"], file["patterns"], file["truth"], strict=True)
         return [StackScan(str(n), patterns, truth, config) for n, patterns, truth in columns]

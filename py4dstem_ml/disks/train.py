@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: Peaks weaker than this fraction of the strongest are not drawn into the target.
 _TARGET_FLOOR = 3e-4
+#: What a resumed run may change.
+_LENGTH = ("steps", "time_limit_s")
 #: Shards that are shuffled together.
 _SHARDS_IN_MEMORY = 48
 
@@ -74,38 +76,61 @@ class TrainConfig:
 class ShardStream:
     """Endless batches from a folder of shards, each pattern once an epoch, in random order.
 
-    Shards that appear while it runs join at the next epoch.
+    Only an epoch's last batch, if it is not full, is left out. Shards that appear while it runs
+    join at the next epoch. A resumed run gives its step, and so gets an order of its own.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no shard of the part.
+    ValueError
+        If there are fewer shards than processes, or fewer patterns than a batch takes.
     """
 
     def __init__(
         self, folder: str | Path, config: TrainConfig, augment: AugmentConfig,
-        *, part: str = "train", rank: int = 0, processes: int = 1,
+        *, part: str = "train", rank: int = 0, processes: int = 1, step: int = 0,
     ) -> None:  # fmt: skip
         self.folder, self.part = Path(folder), part
         self.config, self.augment = config, augment
         self.rank, self.processes = rank, processes
-        self.rng = np.random.default_rng([config.seed, rank])
-        if not self._paths():
+        self.rng = np.random.default_rng([config.seed, rank, step])
+        count = len(self._paths())
+        if count == 0:
             raise FileNotFoundError(
                 f"no shard {part}-*.h5 in {self.folder}; make them with "
-                "'py4dstem-ml simulate disks --output FOLDER'"
+                f"'py4dstem-ml simulate disks --part {part} --output FOLDER'"
+            )
+        if count < processes:
+            raise ValueError(
+                f"{processes} processes need as many shards, but {self.folder} holds {count}"
             )
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{self.part}-*.h5"))[self.rank :: self.processes]
+        return sorted(self.folder.glob(f"{self.part}-*.h5"))
 
     def __iter__(self) -> Iterator[Batch]:
+        size = self.config.batch_size
         while True:
-            paths = [p for p in self._paths()]
+            paths = self._paths()[self.rank :: self.processes]
             self.rng.shuffle(paths)
+            seen = 0
+            rest: list[tuple[Shard, int]] = []
             for start in range(0, len(paths), _SHARDS_IN_MEMORY):
                 shards = [read_shard(p) for p in paths[start : start + _SHARDS_IN_MEMORY]]
-                items = [(s, i) for s, shard in enumerate(shards) for i in range(len(shard.peaks))]
+                items = [(shard, i) for shard in shards for i in range(len(shard.peaks))]
                 self.rng.shuffle(items)
-                size = self.config.batch_size
-                for first in range(0, len(items) - size + 1, size):
-                    chosen = items[first : first + size]
-                    yield self._batch([(shards[s], i) for s, i in chosen])
+                seen += len(items)
+                items = rest + items
+                whole = len(items) - len(items) % size
+                for first in range(0, whole, size):
+                    yield self._batch(items[first : first + size])
+                rest = items[whole:]
+            if seen < size:
+                raise ValueError(
+                    f"a batch takes {size} patterns, but {self.folder} holds {seen} of the part "
+                    f"{self.part!r} for process {self.rank}"
+                )
 
     def _batch(self, items: list[tuple[Shard, int]]) -> Batch:
         rows = [self._item(shard, i) for shard, i in items]
@@ -155,49 +180,6 @@ def relative_error(maps: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (error / targets.square().sum((-2, -1)).clamp(min=1e-6)).mean()
 
 
-def offset_error(offsets: torch.Tensor, peaks: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the mean distance in pixels by which a spot's pixels miss its centre.
-
-    Parameters
-    ----------
-    offsets : torch.Tensor, shape (b, 2, h, w)
-    peaks : torch.Tensor, shape (b, n, 3)
-        [row, col, weight]; a peak counts by the root of its weight, and not at all where a
-        stronger one covers it or where it lies outside.
-    targets : torch.Tensor, shape (b, h, w)
-        From `target_map`.
-    """
-    height, width = targets.shape[-2:]
-    near = torch.arange(-1, 2, device=peaks.device)
-    centre = torch.round(peaks[..., :2]).long()
-    rows = centre[..., 0, None, None] + near[:, None]
-    cols = centre[..., 1, None, None] + near[None, :]
-    inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
-    batch = torch.arange(len(peaks), device=peaks.device)[:, None, None, None]
-    rows, cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
-
-    rows, cols = torch.broadcast_tensors(rows, cols)
-    to_centre = peaks[..., None, None, :2] - torch.stack([rows, cols], dim=-1)
-    root = peaks[..., 2, None, None].sqrt()
-    own = root * torch.exp(-0.5 * to_centre.square().sum(-1))
-    covered = targets[batch, rows, cols] > 1.05 * own + 1e-6
-    weight = torch.where(inside & ~covered, own, 0.0)
-    missed = offsets.permute(0, 2, 3, 1)[batch, rows, cols] - to_centre
-    distance = torch.sqrt(missed.square().sum(-1) + 1e-4)
-    return (weight * distance).sum() / weight.sum().clamp(min=1e-6)
-
-
-class _Spots(nn.Module):
-    """A network's `spots` as the forward pass, which DistributedDataParallel asks for."""
-
-    def __init__(self, network: DiskNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, patterns: torch.Tensor, probes: torch.Tensor) -> torch.Tensor:
-        return self.network.spots(patterns, probes)
-
-
 class Trainer:
     """The state of a run: network, its average, optimiser, step and seconds spent."""
 
@@ -212,7 +194,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.spots: nn.Module = _Spots(self.network)
+        self.parallel: nn.Module = self.network
         self.step, self.seconds = 0, 0.0
 
     @property
@@ -232,17 +214,29 @@ class Trainer:
         return self.config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase)))
 
     def train_step(self, batch: Batch) -> float:
-        """Take one step and return the loss."""
+        """Take one step and return the loss.
+
+        Raises
+        ------
+        RuntimeError
+            If the loss or its gradient is not finite; no weight has changed then.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         targets = target_map(batch.peaks, tuple(batch.patterns.shape[-2:]))
         with mixed_precision(self.device):
-            spots = self.spots(batch.patterns, batch.probes)
-        loss = relative_error(spots[:, 0], targets)
-        loss = loss + offset_error(spots[:, 1:], batch.peaks, targets)
+            maps = self.parallel(batch.patterns, batch.probes)
+        loss = relative_error(maps, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        # The gradient is the mean over all processes: they stop together.
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        if not bool(torch.isfinite(norm + loss.detach())):
+            raise RuntimeError(
+                f"the loss is {float(loss.detach()):g} at step {self.step}, its gradient's norm "
+                f"{float(norm):g}: the weights in {self.output} are those of the last checkpoint; "
+                "start again with a lower learning rate"
+            )
         self.optimizer.step()
         self.average.update_parameters(self.network)
         self.step += 1
@@ -265,8 +259,22 @@ class Trainer:
         return path
 
     def resume(self) -> None:
-        """Go on from the checkpoint of the output folder."""
+        """Go on from the checkpoint of the output folder.
+
+        Raises
+        ------
+        ValueError
+            If it was made with another config; only the length of the run may differ.
+        """
         tensors, state = weights.load(self.output / "checkpoint.safetensors")
+        config = asdict(self.config)
+        differing = [
+            f"{name} ({value} in the checkpoint, not {config[name]})"
+            for name, value in state["config"].items()
+            if name in config and name not in _LENGTH and value != config[name]
+        ]
+        if differing:
+            raise ValueError(f"{self.output} cannot be resumed with another {', '.join(differing)}")
         groups: dict[str, dict[str, torch.Tensor]] = {"network": {}, "average": {}}
         optimizer_state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
@@ -308,7 +316,14 @@ def train(
     resume : bool
         Go on from the checkpoint in ``output``.
     save_every_s : float
-        Seconds between checkpoints.
+        Seconds between checkpoints; an interrupted run leaves one too.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the library is too small, see `ShardStream`, or the checkpoint is of another config.
+    RuntimeError
+        If the loss is not finite; the weights of the last checkpoint stay.
     """
     augment = augment or AugmentConfig()
     rank, processes, device = _join_group(device)
@@ -318,29 +333,57 @@ def train(
     if resume:
         trainer.resume()
     if processes > 1:
-        trainer.spots = nn.parallel.DistributedDataParallel(trainer.spots)
-    stream = ShardStream(library, config, augment, rank=rank, processes=processes)
-    augmentation = Augmentation(augment, config.seed + 1000 * rank + trainer.step, device)
+        trainer.parallel = nn.parallel.DistributedDataParallel(trainer.network)
+    first = trainer.step
+    stream = ShardStream(
+        library, config, augment, rank=rank, processes=processes, step=first
+    )  # fmt: skip
+    # Every process, and every resumed run, draws its own dropout and augmentation.
+    seed = int(np.random.SeedSequence([config.seed, rank, first]).generate_state(1)[0])
+    torch.manual_seed(seed)
+    augmentation = Augmentation(augment, seed, device)
     metadata = {"training": asdict(config), "augmentation": asdict(augment)}
+    try:
+        _loop(trainer, stream, augmentation, metadata, rank, save_every_s)
+    except KeyboardInterrupt:
+        if rank == 0 and trainer.step > first:
+            trainer.save(_described(metadata, trainer))
+            logger.info("interrupted at step %d, which --resume goes on from", trainer.step)
+        raise
+    finally:
+        if processes > 1:
+            torch.distributed.destroy_process_group()
+    return trainer.save(_described(metadata, trainer)) if rank == 0 else output
 
+
+def _loop(
+    trainer: Trainer, stream: ShardStream, augmentation: Augmentation, metadata: dict[str, Any],
+    rank: int, save_every_s: float,
+) -> None:  # fmt: skip
     started = time.monotonic() - trainer.seconds
     saved = time.monotonic()
     losses: list[float] = []
     for batch in stream:
         if trainer.progress >= 1.0:
             break
-        batch = Batch(*(value.to(device) for value in vars(batch).values()))
+        batch = Batch(*(value.to(trainer.device) for value in vars(batch).values()))
         losses.append(trainer.train_step(augmentation(batch)))
-        trainer.seconds = time.monotonic() - started
+        trainer.seconds = _of_rank_zero(time.monotonic() - started, trainer.device)
         if rank == 0 and trainer.step % 100 == 0:
-            _log(output, trainer, losses)
+            _log(trainer.output, trainer, losses)
             losses = []
         if rank == 0 and time.monotonic() - saved > save_every_s:
             trainer.save(_described(metadata, trainer))
             saved = time.monotonic()
-    if processes > 1:
-        torch.distributed.destroy_process_group()
-    return trainer.save(_described(metadata, trainer)) if rank == 0 else output
+
+
+def _of_rank_zero(seconds: float, device: torch.device) -> float:
+    """Return the first process's clock: all stop at the same step, and learn at the same rate."""
+    if not torch.distributed.is_initialized():
+        return seconds
+    clock = torch.tensor(seconds, dtype=torch.float64, device=device)
+    torch.distributed.broadcast(clock, 0)
+    return float(clock)
 
 
 def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
@@ -366,7 +409,7 @@ def _join_group(device: str | torch.device | None) -> tuple[int, int, torch.devi
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1:
         return 0, 1, pick_device(device)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "nccl" if pick_device(device).type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend)
     rank = torch.distributed.get_rank()
     if backend == "gloo":

@@ -1,14 +1,13 @@
 """Search the hyper-parameters of a disk network with Optuna (the extra ``py4dstem_ml[tune]``).
 
-Every trial is a short training run; its score is the error on shards that it did not see. The
-study lives in an SQLite file, so that several processes can share it and a broken-off search
-goes on.
+Every trial is a short training run; its score is the error on the library's part "validation",
+whose crystals neither training nor the test sees. The study lives in an SQLite file, so that
+several processes can share it and a broken-off search goes on.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, replace
 from itertools import islice
@@ -23,8 +22,6 @@ from .train import ShardStream, TrainConfig, relative_error, target_map, train
 
 if TYPE_CHECKING:
     import optuna
-
-logger = logging.getLogger(__name__)
 
 #: Batches that a trial is scored on.
 _BATCHES = 32
@@ -42,18 +39,20 @@ def suggest(trial: optuna.Trial, base: TrainConfig) -> TrainConfig:
 
 
 def held_out_error(weights: Path, library: str | Path, device: str | torch.device) -> float:
-    """Return the mean relative error on the part "test" of a library, augmented."""
+    """Return the mean relative error on the part "validation" of a library, augmented."""
     network = load_network(weights, device)
-    config, augment = TrainConfig(seed=1), AugmentConfig()
-    augmentation = Augmentation(augment, seed=1)
-    stream = ShardStream(library, config, augment, part="test")
+    augmentation = Augmentation(AugmentConfig(), seed=1)
     errors = []
-    for batch in islice(map(augmentation, stream), _BATCHES):
+    for batch in islice(map(augmentation, _held_out(library)), _BATCHES):
         targets = target_map(batch.peaks, tuple(batch.patterns.shape[-2:]))
         with torch.inference_mode():
             maps = network(batch.patterns.to(device), batch.probes.to(device)).cpu()
         errors.append(float(relative_error(maps, targets)))
     return sum(errors) / len(errors)
+
+
+def _held_out(library: str | Path) -> ShardStream:
+    return ShardStream(library, TrainConfig(seed=1), AugmentConfig(), part="validation")
 
 
 def tune(
@@ -69,7 +68,7 @@ def tune(
     Parameters
     ----------
     library : str or Path
-        Folder with shards of both parts; tune on a library that is not evaluated on.
+        Folder with shards of the parts "train" and "validation".
     output : str or Path
         Folder for ``study.db``, the trials' runs and ``best.json``.
     base : TrainConfig
@@ -77,7 +76,15 @@ def tune(
     trials : int
         To add to the study.
     device : str or torch.device
+
+    Raises
+    ------
+    FileNotFoundError
+        If the library lacks a part.
+    RuntimeError
+        If Optuna is not installed.
     """
+    _held_out(library)  # refuses before the first trial, not after it
     try:
         import optuna
     except ImportError as error:
@@ -102,7 +109,7 @@ def tune(
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare ``py4dstem-ml tune disks``."""
-    parser.add_argument("--library", required=True, help="folder of shards, of both parts")
+    parser.add_argument("--library", required=True, help="folder of shards, train and validation")
     parser.add_argument("--output", required=True, help="folder for the study and its runs")
     parser.add_argument("--network", choices=sorted(SPECS), default=TrainConfig.network)
     parser.add_argument("--trials", type=int, default=20)

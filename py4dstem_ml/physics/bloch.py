@@ -200,8 +200,8 @@ def propagate(
         Excitation errors in 1/Å, one column for each incident direction.
     k_normal : torch.Tensor, shape (b,)
         Normal components of the incident wave vectors in 1/Å.
-    thicknesses : sequence of float, shape (t,)
-        Å, >= 0, any order.
+    thicknesses : sequence of float or torch.Tensor, shape (t,)
+        Å, >= 0, any order, on any device.
     solver : {"chebyshev", "eigen"}
         The fast expansion, or the diagonalisation of each direction's matrix as reference.
 
@@ -209,7 +209,8 @@ def propagate(
     -------
     torch.Tensor, shape (t, n, b)
         Amplitudes behind the foil; the incident wave has amplitude 1 in beam 0. Differentiable
-        with respect to ``matrix``, ``excitation`` (and, for "eigen", the thicknesses).
+        with respect to ``matrix`` and ``excitation``; for "eigen" also to the thicknesses, which
+        are constants for "chebyshev".
 
     Raises
     ------
@@ -236,6 +237,7 @@ def _chebyshev(
     k_normal: torch.Tensor,
     thickness: torch.Tensor,
 ) -> torch.Tensor:
+    thickness = thickness.detach().cpu()
     operator = _ChebyshevOperator.build(matrix, excitation, k_normal)
     wave = torch.zeros_like(operator.diagonal)
     wave[0] = 1.0

@@ -45,7 +45,8 @@ class Crystal:
     Raises
     ------
     ValueError
-        If shapes disagree, the lattice is singular or left-handed, or a value is not finite.
+        If shapes disagree, the lattice is singular or left-handed, a value is not finite, an
+        atomic number is not whole, an occupancy is not within 0 to 1, or a B is negative.
 
     Examples
     --------
@@ -70,7 +71,10 @@ class Crystal:
         b_iso: Any = DEFAULT_B_ISO,
         name: str = "",
     ) -> None:
-        kinds = torch.as_tensor(np.asarray(numbers), dtype=torch.int64)
+        elements = np.asarray(numbers)
+        if not np.array_equal(elements, np.rint(elements)):
+            raise ValueError("Crystal.numbers holds an atomic number that is not whole")
+        kinds = torch.as_tensor(elements, dtype=torch.int64)
         n = len(kinds)
         shares = _float64(torch.ones(n) if occupancies is None else occupancies)
         thermal = _float64(b_iso)
@@ -88,6 +92,10 @@ class Crystal:
                 raise ValueError(f"Crystal.{field} holds a value that is not finite")
             object.__setattr__(self, field, value)
         object.__setattr__(self, "name", name)
+        if not bool(((shares >= 0) & (shares <= 1)).all()):
+            raise ValueError("Crystal.occupancies holds a share that is not within 0 to 1")
+        if bool((thermal < 0).any()):
+            raise ValueError("Crystal.b_iso holds a negative Debye-Waller B")
         if not self.volume > 1e-3:
             raise ValueError("Crystal.lattice must be right-handed with rows a, b, c in Å")
         if n == 0:
@@ -121,6 +129,8 @@ class Crystal:
         g = torch.linalg.norm(hkl @ self.reciprocal, dim=-1)
         total = torch.zeros(hkl.shape[0], dtype=torch.complex128)
         kinds = torch.stack([self.numbers.double(), self.b_iso.detach()], dim=1)
+        if self.b_iso.requires_grad:  # each atom's B has a slope of its own
+            kinds = torch.column_stack([kinds, torch.arange(len(kinds))])
         for kind in torch.unique(kinds, dim=0):
             atoms = torch.nonzero((kinds == kind).all(dim=1))[:, 0]
             phase = -2.0 * pi * (hkl @ self.positions[atoms].T)

@@ -3,8 +3,9 @@
 Atoms fill a periodic orthogonal box. Each slice's projected potential is summed in Fourier space
 over its atoms, exactly (two phase matrices and one product, no grid of deltas), with the Lobato
 factors and Debye-Waller damping of this package; potential, transmission and propagator are cut
-at 2/3 of the grid's highest frequency. Nothing here is shared with `bloch` but those factors.
-Kirkland, Advanced Computing in Electron Microscopy (2010), chapter 6.
+at 2/3 of the grid's highest frequency. Kirkland, Advanced Computing in Electron Microscopy (2010),
+chapter 6. With the Bloch engine it shares those factors, the constants of `electrons`, the crystal
+and the detector's geometry; waves and their propagation are its own.
 
 Axes are (row, col, depth): the beam runs towards larger depth, which is -z of the laboratory.
 """
@@ -117,7 +118,6 @@ def cut_box(
         found_positions.append(positions[cell, atom])
         found_atoms.append(atom)
     atom = np.concatenate(found_atoms)
-    assert crystal.occupancies is not None and isinstance(crystal.b_iso, torch.Tensor)
     return Atoms(
         size=(float(box[0]), float(box[1]), float(box[2])),
         numbers=crystal.numbers.numpy()[atom],

@@ -186,8 +186,11 @@ def split_by_material(
     """Split crystals so that train and test share neither a formula nor a prototype.
 
     One fifth of the formulas and one fifth of the prototypes are held out by their hash, so
-    that the split does not change when crystals are added. What holds out only one of the two
-    is in neither part.
+    that the split does not change when crystals are added. A crystal of which both are held out
+    is for the test. One of which only the formula is held out is for validation: that part
+    shares no crystal with the others, no formula with train and no prototype with test; its
+    prototypes are those of train, and test may hold its formulas in other prototypes. A crystal
+    of which only the prototype is held out is in no part.
 
     Parameters
     ----------
@@ -198,12 +201,13 @@ def split_by_material(
     Returns
     -------
     dict
-        ``"train"`` and ``"test"``: indices.
+        ``"train"``, ``"validation"`` and ``"test"``: indices.
     """
     by_formula = np.array([_hashed(name) < held_out for name in formula])
     by_prototype = np.array([_hashed(name) < held_out for name in prototype])
     return {
         "train": np.flatnonzero(~by_formula & ~by_prototype),
+        "validation": np.flatnonzero(by_formula & ~by_prototype),
         "test": np.flatnonzero(by_formula & by_prototype),
     }
 

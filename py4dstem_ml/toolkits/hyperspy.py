@@ -10,13 +10,16 @@ import numpy as np
 if TYPE_CHECKING:
     import os
 
+    import h5py
     from hyperspy.api import signals
 
     from ..disks.predict import BraggDiskFinder
 
-__all__ = ["Patterns", "find_peaks", "load_patterns", "signal_probe"]
+__all__ = ["Patterns", "find_peaks", "load_patterns", "load_probe", "signal_probe"]
 
 _PY4DSTEM_SUFFIXES = (".h5", ".hdf5", ".emd")
+# Images of a vacuum scan that serve for a probe; more would not make it better.
+_PROBE_IMAGES = 64
 
 
 class Patterns(NamedTuple):
@@ -25,7 +28,8 @@ class Patterns(NamedTuple):
     Attributes
     ----------
     array : array-like, (..., H, W)
-        Patterns, the navigation axes in front (row first); a dask array where the file allows.
+        Patterns, the navigation axes in front (row first); an HDF5 data set, whose file stays
+        open as long as it is there, or a dask array where the file allows.
     pixel_size : float
         Of the detector, in `units`; 1.0 where unknown.
     units : str
@@ -43,8 +47,8 @@ def load_patterns(path: str | os.PathLike) -> Patterns:
     Parameters
     ----------
     path : str or path
-        ``.h5``, ``.hdf5``, ``.emd`` written by py4DSTEM (its first DataCube), or a format of
-        rosettasciio: ``.blo``, ``.dm3``, ``.dm4``, ``.mib``, ``.hspy``, ``.zspy``, ...
+        ``.npy``; ``.h5``, ``.hdf5``, ``.emd`` written by py4DSTEM (its first DataCube); or a format
+        of rosettasciio: ``.blo``, ``.dm3``, ``.dm4``, ``.mib``, ``.hspy``, ``.zspy``, ...
 
     Returns
     -------
@@ -71,6 +75,8 @@ def load_patterns(path: str | os.PathLike) -> Patterns:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".npy":
+        return Patterns(np.load(path, mmap_mode="r", allow_pickle=False), 1.0, "pixels")
     if path.suffix.lower() in _PY4DSTEM_SUFFIXES:
         found = _load_py4dstem(path)
         if found is not None:
@@ -81,26 +87,70 @@ def load_patterns(path: str | os.PathLike) -> Patterns:
 def _load_py4dstem(path: Path) -> Patterns | None:
     """The first DataCube of a py4DSTEM file; None if py4DSTEM did not write the file."""
     import h5py
-    import py4DSTEM
 
-    cubes: list[str] = []
-
-    def collect(name: str, item: Any) -> None:
-        if item.attrs.get("python_class") == "DataCube":
-            cubes.append(name)
-
-    with h5py.File(path) as file:
-        ours = any("emd_group_type" in group.attrs for group in file.values())
-        file.visititems(collect)
-    if not ours:
+    file = h5py.File(path)
+    if not any("emd_group_type" in group.attrs for group in file.values()):
         return None
-    if not cubes:
+    cube = _first(file, "DataCube")
+    if cube is None:
         raise ValueError(f"{path} holds no data cube")
-    cube = py4DSTEM.read(str(path), datapath=cubes[0], tree=False)
-    calibration = cube.calibration
+    calibration = _first(file[cube.name.split("/")[1]], "Calibration") or {}
+    size, units = (calibration.get(f"Q_pixel_{what}") for what in ("size", "units"))
     return Patterns(
-        cube.data, float(calibration.get_Q_pixel_size()), calibration.get_Q_pixel_units()
+        cube["data"],
+        1.0 if size is None else float(size[()]),
+        "pixels" if units is None else units.asstr()[()],
     )
+
+
+def _first(group: h5py.Group, python_class: str) -> h5py.Group | None:
+    """The first group in which py4DSTEM has stored an object of a class."""
+    name = group.visititems(
+        lambda name, item: name if item.attrs.get("python_class") == python_class else None
+    )
+    return None if name is None else group[name]
+
+
+def load_probe(path: str | os.PathLike) -> np.ndarray:
+    """Read a vacuum probe: a py4DSTEM Probe, an image, or a scan in vacuum.
+
+    Parameters
+    ----------
+    path : str or path
+        A file of py4DSTEM that holds a Probe, or any that `load_patterns` reads.
+
+    Returns
+    -------
+    numpy.ndarray, (N, H, W)
+        The Probe's image, or up to 64 images of the scan, which `BraggDiskFinder` aligns.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As for `load_patterns`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np, py4DSTEM
+    >>> from py4dstem_ml.toolkits.hyperspy import load_probe
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "probe.h5")
+    ...     py4DSTEM.save(path, py4DSTEM.Probe(np.eye(8)))
+    ...     load_probe(path).shape
+    (1, 8, 8)
+    """
+    import h5py
+
+    from ..disks.probe import sample_patterns
+
+    path = Path(path)
+    if path.suffix.lower() in _PY4DSTEM_SUFFIXES and path.exists():
+        with h5py.File(path) as file:
+            probe = _first(file, "Probe")
+            if probe is not None:
+                return probe["data"][:1]  # a kernel may follow
+    return sample_patterns(load_patterns(path).array, _PROBE_IMAGES)
 
 
 def _load_hyperspy(path: Path) -> Patterns:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -9,12 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .hyperspy import Patterns, load_patterns
+from .hyperspy import load_patterns, load_probe
 from .py4dstem import find_bragg_disks_aiml
 
 if TYPE_CHECKING:
     from py4DSTEM import BraggVectors, DataCube
 
+_log = logging.getLogger(__name__)
+
+_NAME = "braggvectors_aiml"
 # How files spell the units that py4DSTEM knows, and what one is worth in those.
 _UNITS = {
     "1/a": ("A^-1", 1.0),
@@ -30,12 +35,15 @@ _UNITS = {
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("file", type=Path, help="patterns: py4DSTEM .h5, .blo, .dm3, .npy, ...")
-    parser.add_argument("--probe", type=Path, help="vacuum probe; estimated by default")
+    parser.add_argument(
+        "--probe", type=Path, help="py4DSTEM Probe, image or scan in vacuum; estimated by default"
+    )
     parser.add_argument("--output", type=Path, help="Bragg vectors (default: <file>_bragg.h5)")
     parser.add_argument("--figure", type=Path, help="draw the peaks and their number")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--model", help="name or file of weights; the default ones otherwise")
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU by default if there is one")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64, help="in patterns of 128 x 128")
     parser.add_argument("--mc-samples", type=int, default=0, help="dropout passes (default: none)")
     parser.add_argument("--min-relative-intensity", type=float)
     parser.add_argument("--min-spacing", type=float, help="in pixels")
@@ -47,21 +55,32 @@ def run(args: Namespace) -> str:
     """Detect the disks, save them, and draw them where asked to; return what was done."""
     import py4DSTEM
 
-    cube = load_datacube(args.file)
-    vectors = find_bragg_disks_aiml(
-        cube,
-        None if args.probe is None else _load_probe(args.probe),
-        model=args.model,
-        device=args.device,
-        batch_size=args.batch_size,
-        mc_samples=args.mc_samples,
-        min_relative_intensity=args.min_relative_intensity,
-        min_spacing=args.min_spacing,
-        edge_boundary=args.edge_boundary,
-        max_num_peaks=args.max_num_peaks,
-    )
     output = args.output or args.file.with_name(f"{args.file.stem}_bragg.h5")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    inputs = [path for path in (args.file, args.probe) if path is not None]
+    cube = load_datacube(args.file)
+    probe = None if args.probe is None else load_probe(args.probe)
+    for path in (output, args.figure):
+        if path is not None:
+            _make_room(path, inputs, args.overwrite)
+    try:
+        vectors = find_bragg_disks_aiml(
+            cube,
+            probe,
+            model=args.model,
+            device=args.device,
+            batch_size=args.batch_size,
+            mc_samples=args.mc_samples,
+            min_relative_intensity=args.min_relative_intensity,
+            min_spacing=args.min_spacing,
+            edge_boundary=args.edge_boundary,
+            max_num_peaks=args.max_num_peaks,
+            name=_NAME,
+        )
+    except BaseException:
+        if _NAME in cube._branch.keys():  # noqa: SIM118
+            py4DSTEM.save(str(output), cube.tree(_NAME), mode="o", tree=False)
+            _log.warning("they are saved to %s", output)
+        raise
     py4DSTEM.save(str(output), vectors, mode="o", tree=False)
     counts = np.array([len(vectors.raw[i].data) for i in np.ndindex(*vectors.Rshape)])
     text = f"{counts.sum()} peaks in {counts.size} patterns, saved to {output}"
@@ -69,6 +88,19 @@ def run(args: Namespace) -> str:
         _draw(args.figure, cube, vectors, counts.reshape(vectors.Rshape))
         text += f", drawn in {args.figure}"
     return text
+
+
+def _make_room(path: Path, inputs: list[Path], overwrite: bool) -> None:
+    """Check before the work that its result can be written, and that nothing is lost by it."""
+    if any(path.exists() and path.samefile(given) for given in inputs):
+        raise FileExistsError(f"the result would replace what it is made from, {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already; --overwrite replaces it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"{path} cannot be written")
 
 
 def load_datacube(path: Path) -> DataCube:
@@ -83,11 +115,13 @@ def load_datacube(path: Path) -> DataCube:
     """
     import py4DSTEM
 
-    patterns = _load(path)
+    patterns = load_patterns(path)
     array = patterns.array
     if not 2 <= array.ndim <= 4:
         raise ValueError(f"what {path} holds has {array.ndim} axes; a scan has four")
-    cube = py4DSTEM.DataCube(array.reshape((1,) * (4 - array.ndim) + tuple(array.shape)))
+    if array.ndim < 4:
+        array = array.reshape((1,) * (4 - array.ndim) + tuple(array.shape))
+    cube = py4DSTEM.DataCube(array)
     spelling = re.sub(r"[\s${}()]", "", patterns.units).lower()
     if spelling in _UNITS:
         units, factor = _UNITS[spelling]
@@ -96,29 +130,15 @@ def load_datacube(path: Path) -> DataCube:
     return cube
 
 
-def _load(path: Path) -> Patterns:
-    if path.suffix == ".npy":
-        return Patterns(np.load(path, mmap_mode="r", allow_pickle=False), 1.0, "pixels")
-    return load_patterns(path)
-
-
-def _load_probe(path: Path) -> np.ndarray:
-    """An image, or the mean of all the images in a file."""
-    array = _load(path).array
-    return np.asarray(array.mean(axis=tuple(range(array.ndim - 2)), dtype=float))
-
-
 def _draw(path: Path, cube: DataCube, vectors: BraggVectors, counts: np.ndarray) -> None:
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     from ..disks.plot import plot_counts, plot_peaks
 
-    pyplot.switch_backend("Agg")
-    path.parent.mkdir(parents=True, exist_ok=True)
     middle = tuple(n // 2 for n in vectors.Rshape)
     raw = vectors.raw[middle]
-    fig, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    fig = Figure(figsize=(11, 5), layout="constrained")
+    left, right = fig.subplots(1, 2)
     plot_peaks(cube.data[middle], np.column_stack([raw.qx, raw.qy, raw.I]), left)
     plot_counts(counts, right)
     fig.savefig(path, dpi=150)
-    pyplot.close(fig)

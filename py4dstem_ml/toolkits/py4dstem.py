@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from typing import TYPE_CHECKING, Any
@@ -48,12 +47,13 @@ def find_bragg_disks_aiml(
     """Find the Bragg disks of a data cube with a neural network.
 
     The scan is read in blocks, never whole: the cube's data may be an array, a memory map, an
-    HDF5 data set or a dask array. An interrupted run leaves the cube's tree as it was.
+    HDF5 data set or a dask array. An interrupted run leaves what it found in the cube's tree.
 
     Parameters
     ----------
-    datacube : py4DSTEM.DataCube
-        Calibrated or not; peaks are in detector pixels as py4DSTEM stores them.
+    datacube : py4DSTEM.DataCube or array_like, (R_Nx, R_Ny, Q_Nx, Q_Ny)
+        Calibrated or not; peaks are in detector pixels as py4DSTEM stores them. An array is taken
+        as an uncalibrated data cube.
     probe : py4DSTEM.Probe or array_like, optional
         The beam in vacuum, (Q_Nx, Q_Ny) or a stack of such. None: estimated from the scan.
     data : optional
@@ -64,7 +64,8 @@ def find_bragg_disks_aiml(
     min_relative_intensity, min_spacing, edge_boundary, max_num_peaks
         See `BraggDiskFinder`, whose defaults hold where None: they scale with the probe.
     name : str
-        Of the BraggVectors in the cube's tree. An earlier one of that name is replaced.
+        Of the BraggVectors in the cube's tree. An earlier one of that name is replaced, but not
+        by what an interrupted run found: that is then named ``<name>_partial``.
     progress : bool, optional
         None: a bar in a terminal or a notebook.
     returncalc : bool
@@ -75,13 +76,16 @@ def find_bragg_disks_aiml(
     py4DSTEM.BraggVectors
         For the whole scan; also in the cube's tree. Fields ``qx, qy, intensity``, with
         `mc_samples` also ``sigma_qx, sigma_qy, sigma_intensity``. Model and parameters stand in
-        ``.metadata["aiml"]["parameters"]``, a JSON text.
+        ``.metadata["aiml"]["parameters"]``, a JSON text; there ``complete`` is false after an
+        interruption, and ``positions_done`` counts the positions searched.
     py4DSTEM.data.QPoints, or a list of them
         Where `data` names one position, or several. With `mc_samples` the uncertainties are
         further fields, as above.
 
     Raises
     ------
+    TypeError
+        If what is given is no data cube and no 4-D array.
     ValueError
         If probe, data or a parameter do not fit; the message says what to do.
 
@@ -101,6 +105,7 @@ def find_bragg_disks_aiml(
     """
     from ..disks.predict import BraggDiskFinder
 
+    datacube = _as_datacube(datacube)
     if getattr(datacube.data, "ndim", 0) != 4:
         raise ValueError(
             f"the data cube must hold 4-D data, not {getattr(datacube.data, 'ndim', 0)}-D; "
@@ -122,15 +127,33 @@ def find_bragg_disks_aiml(
         seed=seed,
         **{key: value for key, value in limits.items() if value is not None},
     )
-    peaks = _find(finder, datacube.data, positions, progress)
+    parameters = _parameters(finder, estimated=probe is None)
+    found: dict[tuple[int, int], np.ndarray] = {}
+    try:
+        _find(finder, datacube.data, positions, progress, found)
+    except BaseException:
+        _keep_partial(found, datacube, name, parameters)
+        raise
     if data is None:
-        result: Any = _to_braggvectors(peaks, datacube, name)
-        result.metadata = _metadata(finder, estimated=probe is None)
+        result: Any = _to_braggvectors(found, datacube, name, parameters)
         _attach(datacube, result)
     else:
-        result = [_to_qpoints(found) for found in peaks]
+        result = [_to_qpoints(found[position]) for position in map(tuple, positions.tolist())]
         result = result[0] if single else result
     return result if returncalc else None
+
+
+def _as_datacube(data: Any) -> DataCube:
+    import py4DSTEM
+
+    if isinstance(data, py4DSTEM.DataCube):
+        return data
+    if isinstance(getattr(data, "dtype", None), np.dtype) and len(data.shape) == 4:
+        return py4DSTEM.DataCube(data)
+    raise TypeError(
+        f"a py4DSTEM DataCube or a 4-D array is needed, not {type(data).__name__}; for single "
+        f"patterns, stacks and hyperspy's map there is py4dstem_ml.BraggDiskFinder(probe)"
+    )
 
 
 def probe_array(datacube: DataCube, probe: Any = None) -> np.ndarray:
@@ -167,10 +190,11 @@ def _positions(data: Any, scan: tuple[int, int]) -> tuple[np.ndarray | None, boo
     """Positions (n, 2) that `data` asks for, None for all; and whether it asks for just one."""
     if data is None:
         return None, False
-    if isinstance(data, np.ndarray) and data.dtype == bool:
-        if data.shape != tuple(scan):
-            raise ValueError(f"the mask has shape {data.shape} but the scan {tuple(scan)}")
-        return np.argwhere(data), False
+    if _is_mask(data):
+        mask = np.asarray(data)
+        if mask.shape != tuple(scan):
+            raise ValueError(f"the mask has shape {mask.shape} but the scan {tuple(scan)}")
+        return np.argwhere(mask), False
     try:
         if isinstance(data, tuple):
             rx, ry = data
@@ -190,42 +214,50 @@ def _positions(data: Any, scan: tuple[int, int]) -> tuple[np.ndarray | None, boo
     return whole, found.ndim == 1 and isinstance(data, tuple)
 
 
+def _is_mask(data: Any) -> bool:
+    try:
+        return np.asarray(data).dtype == bool
+    except ValueError:  # ragged, as (1, [2, 3]) is
+        return False
+
+
 def _find(
-    finder: BraggDiskFinder, data: Any, positions: np.ndarray | None, progress: bool | None
-) -> list[np.ndarray]:
-    """Peaks of the asked positions, in their order; all positions of the scan if None."""
+    finder: BraggDiskFinder,
+    data: Any,
+    positions: np.ndarray | None,
+    progress: bool | None,
+    found: dict[tuple[int, int], np.ndarray],
+) -> None:
+    """Put the peaks of the asked positions, of all if None, into `found` as they are found."""
     from ..compute import iter_blocks
-    from ..disks.predict import warn_of_replaced
     from ..progress import progress_bar
 
     scan = data.shape[:2]
-    if positions is None:
-        wanted = np.arange(scan[0] * scan[1])
-    else:
-        wanted = np.ravel_multi_index(tuple(positions.T), scan)
-    found: dict[int, np.ndarray] = {}
-    not_finite = negative = 0
-    bar = progress_bar(total=len(wanted), description="Bragg disks", progress=progress)
-    try:
-        with bar:
-            for indices, block in iter_blocks(data, finder.batch_size, positions):
-                cleaned = finder.clean(block)
-                found.update(
-                    zip(indices.tolist(), finder.find_cleaned(cleaned.patterns), strict=True)
-                )
-                not_finite += cleaned.not_finite
-                negative += cleaned.negative
-                bar.update(len(indices))
-    except KeyboardInterrupt:
-        message = f"interrupted after {len(found)} of {len(wanted)} patterns"
-        if found:
-            last = tuple(int(i) for i in np.unravel_index(list(found)[-1], scan))
-            message += f", the last one at scan position {last}"
-        message += "; nothing was added to the data cube's tree"
-        _log.warning(message)
-        raise KeyboardInterrupt(message) from None
-    warn_of_replaced(not_finite, negative)
-    return [found[i] for i in wanted.tolist()]
+    total = scan[0] * scan[1] if positions is None else len(positions)
+    with progress_bar(total=total, description="Bragg disks", progress=progress) as bar:
+        for indices, block in iter_blocks(data, finder.patterns_at_once, positions):
+            where = np.column_stack(np.unravel_index(indices, scan)).tolist()
+            found.update(zip(map(tuple, where), finder.find(block), strict=True))
+            bar.update(len(indices))
+
+
+def _keep_partial(
+    found: dict[tuple[int, int], np.ndarray],
+    datacube: DataCube,
+    name: str,
+    parameters: dict[str, Any],
+) -> None:
+    """Save what an interrupted run found from being lost, in the cube's tree."""
+    if not found:
+        return
+    if name in datacube._branch.keys():  # noqa: SIM118
+        name += "_partial"
+    _attach(datacube, _to_braggvectors(found, datacube, name, parameters, complete=False))
+    _log.warning(
+        "interrupted: the peaks of %d positions, up to scan position %s, are in the data cube's "
+        "tree as %r",
+        len(found), list(found)[-1], name,
+    )  # fmt: skip
 
 
 def _structured(peaks: np.ndarray) -> np.ndarray:
@@ -246,27 +278,34 @@ def _to_qpoints(peaks: np.ndarray) -> Any:
     return points
 
 
-def _to_braggvectors(peaks: list[np.ndarray], datacube: DataCube, name: str) -> BraggVectors:
+def _to_braggvectors(
+    found: dict[tuple[int, int], np.ndarray],
+    datacube: DataCube,
+    name: str,
+    parameters: dict[str, Any],
+    complete: bool = True,
+) -> BraggVectors:
     import py4DSTEM
-    from emdfile import PointListArray
+    from emdfile import Metadata, PointListArray
 
-    records = [_structured(found) for found in peaks]
     scan = tuple(int(n) for n in datacube.data.shape[:2])
     vectors = py4DSTEM.BraggVectors(scan, tuple(datacube.data.shape[2:]), name=name)
-    raw = PointListArray(dtype=records[0].dtype, shape=scan, name="_v_uncal")
-    for position, found in zip(np.ndindex(scan), records, strict=True):
-        raw[position].add(found)
+    dtype = _structured(next(iter(found.values()))).dtype
+    raw = PointListArray(dtype=dtype, shape=scan, name="_v_uncal")
+    for position, peaks in found.items():
+        raw[position].add(_structured(peaks))
     vectors.set_raw_vectors(raw)
+    parameters = {**parameters, "complete": complete, "positions_done": len(found)}
+    # As one JSON text: an EMD file cannot hold nested values.
+    vectors.metadata = Metadata(name="aiml", data={"parameters": json.dumps(parameters)})
     return vectors
 
 
-def _metadata(finder: BraggDiskFinder, *, estimated: bool) -> Any:
-    """What made the vectors, as one JSON text: an EMD file cannot hold nested values."""
-    from emdfile import Metadata
-
+def _parameters(finder: BraggDiskFinder, *, estimated: bool) -> dict[str, Any]:
+    """What makes the vectors; the network is loaded for it, and refused before any work."""
     from .. import __version__
 
-    parameters = {
+    return {
         "method": "find_bragg_disks_aiml",
         "version": __version__,
         **_model_identity(finder),
@@ -279,20 +318,19 @@ def _metadata(finder: BraggDiskFinder, *, estimated: bool) -> Any:
         "mc_samples": finder.mc_samples,
         "seed": finder.seed,
     }
-    return Metadata(name="aiml", data={"parameters": json.dumps(parameters)})
 
 
 def _model_identity(finder: BraggDiskFinder) -> dict[str, str | None]:
     import torch
 
-    if isinstance(finder.model, torch.nn.Module):
-        return {"model": type(finder.model).__name__, "sha256": None}
-    from .. import weights
     from ..weights import default_name
 
+    network = finder.network
+    # A network in memory may have learned since it was loaded.
+    if isinstance(finder.model, torch.nn.Module):
+        return {"model": type(finder.model).__name__, "sha256": None}
     model = finder.model or default_name("disks")
-    content = weights.resolve(model).read_bytes()
-    return {"model": str(model), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"model": str(model), "sha256": network.metadata["sha256"]}
 
 
 def _attach(datacube: DataCube, vectors: BraggVectors) -> None:

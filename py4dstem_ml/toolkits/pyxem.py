@@ -1,13 +1,13 @@
-"""pyxem: diffraction vectors of a Diffraction2D signal."""
+"""pyxem: diffraction vectors of a Diffraction2D signal; importing this registers the method."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pyxem.signals import Diffraction2D, DiffractionVectors
+
+from ..registration import register_or_warn
 from .hyperspy import find_peaks, signal_probe
-
-if TYPE_CHECKING:
-    from pyxem.signals import Diffraction2D, DiffractionVectors
 
 __all__ = ["find_bragg_disks_aiml"]
 
@@ -20,7 +20,7 @@ def find_bragg_disks_aiml(
     Parameters
     ----------
     signal : pyxem.signals.Diffraction2D
-        Eager or lazy, any number of navigation axes.
+        Eager or lazy, any number of navigation axes; without any it is a scan of one position.
     probe : array_like, Signal2D or py4DSTEM.Probe, optional
         The beam in vacuum, of the patterns' size. None: estimated from the scan.
     **finder_options
@@ -30,7 +30,8 @@ def find_bragg_disks_aiml(
     -------
     pyxem.signals.DiffractionVectors
         Ragged, lazy where `signal` is: columns ``[ky, kx, intensity]`` in the units of the signal
-        axes, counted from their zero; with `mc_samples` also the three uncertainties.
+        axes ("px" where they have none), counted from their zero; with `mc_samples` also the three
+        uncertainties.
 
     Raises
     ------
@@ -48,14 +49,13 @@ def find_bragg_disks_aiml(
     >>> vectors.data[0, 0].shape
     (0, 3)
     """
-    from pyxem.signals import DiffractionVectors
-
     from ..disks.predict import BraggDiskFinder
 
     finder = BraggDiskFinder(signal_probe(signal, probe), **finder_options)
-    peaks = find_peaks(signal, finder)
+    single = signal.axes_manager.navigation_dimension == 0
+    peaks = find_peaks(type(signal)(signal.data[None]) if single else signal, finder)
     column, row = signal.axes_manager.signal_axes
-    scales, units = [row.scale, column.scale], [str(row.units), str(column.units)]
+    scales, units = [row.scale, column.scale], [_units(row), _units(column)]
     # from_peaks wants the pixel of the axes' zero, row first.
     zero = [-row.offset / row.scale, -column.offset / column.scale]
     names = ["ky", "kx"]
@@ -67,3 +67,11 @@ def find_bragg_disks_aiml(
     return DiffractionVectors.from_peaks(
         peaks, center=zero, calibration=scales, column_names=names, units=units
     )
+
+
+def _units(axis: Any) -> str:
+    units = str(axis.units)  # hyperspy: a trait where unset
+    return "px" if units in ("", "None", "<undefined>") else units
+
+
+register_or_warn()

@@ -23,7 +23,9 @@ class Correlation(nn.Module):
         spectrum = torch.fft.rfft2(patterns)
         spectrum = spectrum * torch.fft.rfft2(torch.fft.ifftshift(probe)).conj()
         if mc_dropout:
-            spectrum = spectrum * (torch.rand(spectrum.shape, device=spectrum.device) > 0.1)
+            shape, device = spectrum.shape[1:], spectrum.device
+            draws = [torch.rand(shape, generator=g, device=device) for g in mc_dropout]
+            spectrum = spectrum * (torch.stack(draws) > 0.1)
         spots = torch.fft.irfft2(spectrum, s=patterns.shape[1:]).clamp_min(0)
         return (spots / spots.amax((1, 2), keepdim=True).clamp_min(1e-30)).sqrt()
 

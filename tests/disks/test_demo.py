@@ -36,6 +36,22 @@ def test_the_demo_writes_vectors_and_figures(strained_scan, monkeypatch, tmp_pat
         assert content.startswith(b"\x89PNG")
 
 
+def test_the_callers_figures_and_backend_stay(strained_scan, monkeypatch, tmp_path):
+    from matplotlib import pyplot
+
+    monkeypatch.setattr(demo, "embedded_scan", lambda: strained_scan)
+    pyplot.switch_backend("svg")
+    mine, show = pyplot.figure(), pyplot.show
+    try:
+        demo.run(tmp_path, model=Correlation(), device="cpu")
+        assert pyplot.get_backend() == "svg"
+        assert pyplot.get_fignums() == [mine.number]
+        assert pyplot.show is show
+    finally:
+        pyplot.close(mine)
+        pyplot.switch_backend("Agg")
+
+
 def test_the_demos_strain_is_that_of_the_scan(strained_scan):
     cube = py4DSTEM.DataCube(strained_scan.data)
     vectors = cube.find_bragg_disks_aiml(strained_scan.probe, model=Correlation(), device="cpu")

@@ -176,6 +176,34 @@ def test_a_set_survives_its_file(tmp_path):
     assert len(read.select([1, 3])) == 2 and len(read.select(slice(0, 3)).peaks) == 3
 
 
+def test_a_stored_set_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "set.npz"
+    evaluate.stored_set(path, lambda: made_up_set(4), {"seed": 0, "table": "a"})
+    assert len(evaluate.stored_set(path, pytest.fail, {"seed": 0})) == 4
+    with pytest.raises(ValueError, match="another seed, table: delete it"):
+        evaluate.stored_set(path, pytest.fail, {"seed": 1, "table": "b"})
+
+
+def test_a_file_is_never_half_written(tmp_path, monkeypatch):
+    def breaks_off(path, **arrays):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.stored_set(tmp_path / "set.npz", lambda: made_up_set(4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_of_one_name_are_told_apart():
+    models = ["a/net.safetensors", "b/net.safetensors", "unet.v1"]
+    assert evaluate.model_names(models) == dict(
+        zip(["a/net", "b/net", "unet.v1"], models, strict=True)
+    )
+    with pytest.raises(ValueError, match="the same name"):
+        evaluate.model_names(["x/a/net.safetensors", "y/a/net.safetensors"])
+
+
 def test_shards_become_a_set(tmp_path):
     made = made_up_set(4)
     with h5py.File(tmp_path / "test-000000.h5", "w") as file:

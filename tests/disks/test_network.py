@@ -1,5 +1,8 @@
 """Every network of the list: shapes, sizes, scale, gradients, complex arithmetic, saved weights."""
 
+import hashlib
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +66,8 @@ def test_weights_survive_a_file(name, tmp_path):
     again = load_network(tmp_path / "net.safetensors")
     assert again.spec == network.spec
     assert again.metadata["seed"] == 3
+    content = (tmp_path / "net.safetensors").read_bytes()
+    assert again.metadata["sha256"] == hashlib.sha256(content).hexdigest()
     assert not again.training
     pattern, probe = torch.rand(1, 64, 64), torch.rand(64, 64)
     with torch.inference_mode():
@@ -109,6 +114,44 @@ def test_monte_carlo_dropout_is_on_only_where_asked():
     assert not network.training
 
 
+def test_each_pattern_has_masks_of_its_own_generator():
+    dropout = layers.MonteCarloDropout(0.3).eval()
+
+    def drop(seeds):
+        draws = [torch.Generator().manual_seed(s) for s in seeds]
+        with layers.monte_carlo_dropout(draws):
+            return dropout(torch.ones(len(seeds), 400, 2, 2))
+
+    both = drop([1, 2])
+    torch.testing.assert_close(both[1:], drop([2]))
+    assert not torch.equal(both[0], both[1])
+    assert both.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    assert both.mean() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("sizes", [((63, 64), (63, 64)), ((64, 64), (32, 64))])
+def test_sizes_that_do_not_fit_are_refused(sizes):
+    pattern, probe = sizes
+    with pytest.raises(ValueError, match="even"):
+        build_network("unet.compact")(torch.rand(1, *pattern), torch.rand(probe))
+
+
+def test_margins_continue_the_pattern_and_leave_the_probe_in_the_centre():
+    network = _lively("unet.compact")
+    seen = []
+    network.features.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    probe = torch.zeros(50, 66)
+    probe[25, 33] = 1
+    pattern = torch.rand(1, 50, 66)
+    network(pattern, probe)
+    padded, padded_probe = seen
+    assert padded.shape[1:] == padded_probe.shape[1:] == (56, 72)
+    torch.testing.assert_close(padded[:, 3:-3, 3:-3], pattern)
+    torch.testing.assert_close(padded[:, 0, 3:-3], pattern[:, 0])
+    torch.testing.assert_close(padded[:, 3:-3, -1], pattern[:, :, -1])
+    assert padded_probe.nonzero().tolist() == [[0, 28, 36]]
+
+
 def test_a_complex_convolution_is_one():
     convolution = layers.ComplexConv2d(3, 2)
     x = torch.randn(1, 3, 8, 8, dtype=torch.complex64)
@@ -144,11 +187,32 @@ def test_spectral_pooling_keeps_what_is_slow(complex_):
         {"arch": "unet", "widths": (8,), "dropout": 1.0},
         {"arch": "dualnet", "widths": (8, 16)},
         {"arch": "unet", "widths": (8,), "colour": 1},
+        {"arch": "unet", "widths": (8,), "fields": 4},
+        {"arch": "fcunet", "widths": (8,), "fields": 0},
+        {"arch": "fcunet", "widths": (8,), "fourier_widths": (8,)},
+        {"arch": "unet", "widths": (8,), "fourier_levels": (0,)},
+        {"arch": "dualnet", "widths": (8, 16), "fourier_widths": (8,), "fourier_levels": (2,)},
+        {"arch": "dualnet", "widths": (8, 16), "fourier_widths": (8,), "fourier_levels": (-1,)},
     ],
 )
 def test_a_bad_spec_is_refused(values):
     with pytest.raises(ValueError):
         DiskNetSpec.from_dict(values)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_saved_spec_is_taken_back(name):
+    saved = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(SPECS[name]).items()}
+    assert DiskNetSpec.from_dict(saved) == SPECS[name]
+
+
+@pytest.mark.parametrize(
+    "spec", ["unet.huge", 5, {"arch": "resnet", "widths": [8]}, {"arch": "unet"}], ids=str
+)
+def test_weights_with_a_spec_of_another_kind_are_refused(tmp_path, spec):
+    weights.save(tmp_path / "other.safetensors", {"x": torch.ones(1)}, {"spec": spec})
+    with pytest.raises(weights.WeightsError, match="spec that is not valid"):
+        load_network(tmp_path / "other.safetensors")
 
 
 def test_weights_that_are_no_network_are_refused(tmp_path):

@@ -119,3 +119,5 @@ def test_scans_survive_their_file(scans, tmp_path):
     read = strain.load_scans(path, SMALL)
     assert [scan.name for scan in read] == [scan.name for scan in scans]
     assert (read[1].patterns == scans[1].patterns).all()
+    with pytest.raises(ValueError, match="another positions"):
+        strain.load_scans(path, replace(SMALL, positions=6))

@@ -1,6 +1,12 @@
 """From crystals to weights: shards, batches, a few steps of training, a resumed run."""
 
+import dataclasses
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -38,7 +44,7 @@ def structures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shards(structures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
-    list(library.simulate(structures, folder, shards=2, config=TINY, progress=False))
+    library.simulate(structures, folder, shards=2, config=TINY, progress=False)
     return folder
 
 
@@ -53,14 +59,57 @@ def test_a_shard_depends_on_seed_and_number_alone(structures, shards, tmp_path):
 
 
 def test_a_broken_off_library_goes_on(structures, tmp_path):
-    first = next(
-        iter(library.simulate(structures, tmp_path, shards=1, config=TINY, progress=False))
-    )
+    (first,) = library.simulate(structures, tmp_path, shards=1, config=TINY, progress=False)
     written = first.stat().st_mtime_ns
-    paths = list(library.simulate(structures, tmp_path, shards=2, config=TINY, progress=False))
+    paths = library.simulate(structures, tmp_path, shards=2, config=TINY, progress=False)
     assert len(paths) == 2
     assert first.stat().st_mtime_ns == written
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("differing", ["seed", "config", "table"])
+def test_a_shard_of_something_else_is_not_taken_for_ours(structures, shards, tmp_path, differing):
+    wanted = {"structures": str(structures), "seed": 0, "config": TINY}
+    if differing == "seed":
+        wanted["seed"] = 1
+    elif differing == "config":
+        wanted["config"] = dataclasses.replace(TINY, max_beams=41)
+    else:
+        with np.load(structures) as arrays:
+            other = {**arrays, "lattice": 1.1 * arrays["lattice"]}
+        np.savez(tmp_path / "other.npz", **other)
+        wanted["structures"] = str(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match=f"simulated with another {differing}: "):
+        library.simulate_shard(0, output=str(shards), part="train", **wanted)
+
+
+def test_a_shard_that_does_not_name_its_table_is_taken(structures, shards, tmp_path):
+    old = tmp_path / "train-000000.h5"
+    shutil.copy(shards / old.name, old)
+    with h5py.File(old, "a") as file:
+        del file.attrs["table"]
+    arguments = {"structures": str(structures), "part": "train", "seed": 0, "config": TINY}
+    assert library.simulate_shard(0, output=str(tmp_path), **arguments) == old
+
+
+def test_threads_are_limited_in_workers_only(structures, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        library.simulate(structures, tmp_path, shards=1, config=TINY, progress=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_shards(structures, shards, tmp_path):
+    paths = library.simulate(
+        structures, tmp_path, shards=2, config=TINY, processes=2, progress=False
+    )
+    for path in paths:
+        with h5py.File(path) as one, h5py.File(shards / path.name) as other:
+            np.testing.assert_array_equal(one["peaks"][:], other["peaks"][:])
 
 
 def test_what_a_shard_holds(shards):
@@ -79,9 +128,10 @@ def test_what_a_shard_holds(shards):
 def test_test_crystals_are_not_trained_on(structures):
     rng = np.random.default_rng(0)
     table = library.CrystalTable(structures)
-    drawn = {part: library.draw_crystals(table, part, 200, rng) for part in ("train", "test")}
+    drawn = {part: library.draw_crystals(table, part, 200, rng) for part in library.PARTS}
     for names in (table.formula, table.prototype):
         assert not set(names[drawn["train"]]) & set(names[drawn["test"]])
+    assert not set(table.formula[drawn["train"]]) & set(table.formula[drawn["validation"]])
 
 
 def _config(**changes):
@@ -97,6 +147,33 @@ def test_batches_hold_every_pattern_once_an_epoch(shards):
     torch.testing.assert_close(everything.sum((1, 2)), torch.ones(16), rtol=1e-3, atol=0)
     target = train.target_map(batches[0].peaks, (64, 64))
     assert target.amax((1, 2)) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("in_memory", "batch_size"), [(1, 3), (2, 5), (1, 16)])
+def test_no_pattern_is_lost_between_groups_of_shards(shards, monkeypatch, in_memory, batch_size):
+    monkeypatch.setattr(train, "_SHARDS_IN_MEMORY", in_memory)
+    augment = AugmentConfig(grain_share=0)
+    stream = train.ShardStream(shards, _config(batch_size=batch_size), augment)
+    full = 16 // batch_size
+    seen = torch.cat([batch.patterns for batch, _ in zip(stream, range(full), strict=False)])
+    assert len(torch.unique(seen.flatten(1), dim=0)) == full * batch_size
+
+
+def test_too_few_patterns_or_shards_are_refused(shards):
+    with pytest.raises(ValueError, match="a batch takes 17 patterns, but .* holds 16"):
+        next(iter(train.ShardStream(shards, _config(batch_size=17), AugmentConfig())))
+    for rank in range(3):
+        with pytest.raises(ValueError, match="3 processes need as many shards"):
+            train.ShardStream(shards, _config(), AugmentConfig(), rank=rank, processes=3)
+
+
+def test_a_resumed_run_sees_another_order(shards):
+    orders = []
+    for step in (0, 0, 100):
+        stream = train.ShardStream(shards, _config(), AugmentConfig(grain_share=0), step=step)
+        orders.append(next(iter(stream)).patterns)
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
 
 
 def test_training_learns_and_resumes(shards, tmp_path):
@@ -120,8 +197,111 @@ def test_training_learns_and_resumes(shards, tmp_path):
     for key, value in resumed.average.module.state_dict().items():
         torch.testing.assert_close(value, before[key])
     assert resumed.optimizer.state_dict()["state"][0]["exp_avg"].abs().sum() > 0
-    train.train(shards, tmp_path, _config(steps=32), augment=augment, device="cpu", resume=True)
+    longer = dataclasses.replace(config, steps=32, time_limit_s=600.0)
+    train.train(shards, tmp_path, longer, augment=augment, device="cpu", resume=True)
     assert load_network(path).metadata["patterns_seen"] == 128
+
+    other = dataclasses.replace(longer, averaging=0.99, seed=1)
+    with pytest.raises(ValueError, match=r"averaging \(0\.9 in .* not 0\.99\), seed \(0 in"):
+        train.train(shards, tmp_path, other, augment=augment, device="cpu", resume=True)
+
+
+def test_an_interrupted_run_can_be_resumed(shards, tmp_path, monkeypatch):
+    step = train.Trainer.train_step
+
+    def until_the_third(trainer, batch):
+        if trainer.step == 3:
+            raise KeyboardInterrupt
+        return step(trainer, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Trainer, "train_step", until_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(shards, tmp_path, _config(steps=5), device="cpu")
+    path = train.train(shards, tmp_path, _config(steps=5), device="cpu", resume=True)
+    assert load_network(path).metadata["patterns_seen"] == 20
+
+
+def test_a_loss_that_is_not_finite_keeps_the_weights(shards, tmp_path, monkeypatch):
+    path = train.train(shards, tmp_path, _config(steps=2), device="cpu")
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("*.safetensors")}
+    monkeypatch.setattr(train, "relative_error", lambda maps, targets: maps.sum() * np.nan)
+    with pytest.raises(RuntimeError, match="the loss is nan at step 2.*lower learning rate"):
+        train.train(shards, tmp_path, _config(steps=9), device="cpu", resume=True, save_every_s=0)
+    assert before == {file.name: file.read_bytes() for file in tmp_path.glob("*.safetensors")}
+    assert load_network(path).metadata["patterns_seen"] == 8
+
+
+_PROCESS = """
+import sys, time
+clock = time.monotonic
+if sys.argv[1] == "1":  # by its own clock this process would go on four times as long
+    start = clock()
+    time.monotonic = lambda: start + 0.25 * (clock() - start)
+import torch
+from py4dstem_ml.disks import train
+torch.set_num_threads(1)
+config = train.TrainConfig("unet.compact", batch_size=2, steps=10**6, time_limit_s=3.0)
+train.train(sys.argv[2], sys.argv[3], config, device="cpu")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_at_the_time_limit(shards, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", _PROCESS, rank, str(shards), str(tmp_path)],
+            env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    try:
+        for process in running:
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 0, said
+    finally:
+        for process in running:
+            process.kill()
+    assert load_network(tmp_path / "unet.compact.safetensors").metadata["seconds"] >= 3
+
+
+_BARE = """
+import sys
+class Only:
+    allowed = set(sys.stdlib_module_names) | {
+        "py4dstem_ml", "lazy_loader", "torch", "torchgen", "numpy", "scipy", "h5py", "safetensors",
+        # what torch itself cannot do without
+        "typing_extensions", "sympy", "mpmath", "filelock", "fsspec", "networkx", "jinja2",
+        "markupsafe",
+    }
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, *where):
+        root = name.split(".")[0]
+        if root in self.allowed or root.startswith("_"):
+            return self.finder.find_spec(name, *where)
+sys.meta_path[:] = map(Only, sys.meta_path)
+from py4dstem_ml.disks import library, train
+config = train.TrainConfig("unet.compact", batch_size=4, steps=1)
+train.train(sys.argv[1], sys.argv[2], config, device="cpu")
+tiny = library.LibraryConfig(**eval(sys.argv[4]))
+library.simulate(sys.argv[3], sys.argv[2], shards=1, progress=True, config=tiny)
+"""
+
+
+def test_training_needs_few_libraries(structures, shards, tmp_path):
+    arguments = [shards, tmp_path, structures, dataclasses.asdict(TINY)]
+    done = subprocess.run(
+        [sys.executable, "-c", _BARE, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for made in ("unet.compact.safetensors", "train-000000.h5"):
+        assert (tmp_path / made).exists()
 
 
 def test_a_time_limit_ends_the_run_with_weights(shards, tmp_path):

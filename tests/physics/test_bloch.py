@@ -378,6 +378,21 @@ def test_single_precision_gradients_are_finite() -> None:
     assert bool(torch.isfinite(positions.grad).all())
 
 
+def test_thicknesses_are_constants_of_the_expansion_and_not_of_the_diagonalisation() -> None:
+    crystal = silicon()
+    beams = few_beams(crystal, g_max=0.6)
+    thickness = torch.tensor([120.0, 60.0], dtype=torch.float64, requires_grad=True)
+    options = {"incidence": DIRECTIONS[1:], "dtype": torch.complex128}
+    plain = diffract(crystal, beams, ENERGY, [120.0, 60.0], **options)
+    expanded = diffract(crystal, beams, ENERGY, thickness, **options)
+    assert torch.equal(expanded, plain) and not expanded.requires_grad
+
+    def last(depths: torch.Tensor) -> torch.Tensor:
+        return torch.abs(diffract(crystal, beams, ENERGY, depths, solver="eigen", **options)) ** 2
+
+    assert torch.autograd.gradcheck(last, thickness, atol=1e-5)
+
+
 # --- other devices --------------------------------------------------------------------------
 
 
@@ -390,3 +405,6 @@ def test_the_gpu_agrees() -> None:
         for device in ("cpu", "cuda")
     )
     assert torch.allclose(here, there.cpu(), atol=1e-5)
+    thickness = torch.tensor([100.0, 300.0], device="cuda")
+    again = diffract(crystal, beams, ENERGY, thickness, incidence=DIRECTIONS, device="cuda")
+    assert torch.equal(again, there)

@@ -24,6 +24,10 @@ CUBE = np.eye(3) * 4.0
         ((CUBE, [14], [[0, np.nan, 0]]), "positions holds a value that is not finite"),
         ((CUBE[[1, 0, 2]], [14], [[0, 0, 0]]), "right-handed"),
         ((np.zeros((3, 3)), [14], [[0, 0, 0]]), "right-handed"),
+        ((CUBE, [14.5], [[0, 0, 0]]), "not whole"),
+        ((CUBE, [14], [[0, 0, 0]], [1.1]), "not within 0 to 1"),
+        ((CUBE, [14], [[0, 0, 0]], [-0.1]), "not within 0 to 1"),
+        ((CUBE, [14], [[0, 0, 0]], None, -0.5), "negative Debye-Waller"),
         ((CUBE, [], np.zeros((0, 3))), "at least one atom"),
     ],
 )
@@ -114,14 +118,14 @@ def test_thermal_motion_occupancy_and_kinds_are_summed_atom_by_atom() -> None:
 
 def test_gradients_reach_lattice_positions_occupancies_and_motion() -> None:
     crystal = silicon()
+    occupancies = 0.9 * crystal.occupancies
     leaves = [
-        getattr(crystal, name).clone().requires_grad_()
-        for name in ("lattice", "positions", "occupancies", "b_iso")
+        value.clone().requires_grad_()
+        for value in (crystal.lattice, crystal.positions, occupancies, crystal.b_iso)
     ]
 
     def total(lattice, positions, occupancies, b_iso) -> torch.Tensor:
-        # One element, one B for all: kinds are told apart by their values.
-        rebuilt = Crystal(lattice, crystal.numbers, positions, occupancies, b_iso.mean())
+        rebuilt = Crystal(lattice, crystal.numbers, positions, occupancies, b_iso)
         return torch.abs(rebuilt.potential_coefficients([[0, 0, 0], [2, 2, 0], [1, 1, 1]])).sum()
 
     assert torch.autograd.gradcheck(total, leaves, atol=1e-5)

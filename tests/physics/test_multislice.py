@@ -37,6 +37,7 @@ def bloch_waves(case: Case) -> np.ndarray:
         [case.thickness],
         case.semiangle_mrad,
         case.pixel_size,
+        defocus=-case.thickness if case.focus_at_exit else 0.0,
         foil_normal=torch.as_tensor(orientation.T @ [0.0, 0.0, 1.0]),
         absorption=False,
     )

@@ -186,6 +186,11 @@ def test_the_split_shares_neither_formula_nor_prototype_and_is_stable() -> None:
     parts = split_by_material(formula, prototype)
     assert_disjoint(formula, prototype, parts)
     assert len(parts["train"]) > 1500 and len(parts["test"]) > 40
+    validation = parts["validation"]
+    assert len(validation) > 200
+    assert not set(formula[validation]) & set(formula[parts["train"]])
+    assert not set(prototype[validation]) & set(prototype[parts["test"]])
+    assert not set(validation) & (set(parts["train"]) | set(parts["test"]))
     fewer = split_by_material(formula[:1000], prototype[:1000])
-    for part in ("train", "test"):
+    for part in parts:
         assert fewer[part].tolist() == [i for i in parts[part] if i < 1000]

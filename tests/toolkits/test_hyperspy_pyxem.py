@@ -1,5 +1,6 @@
 """hyperspy's map and files, pyxem's diffraction vectors."""
 
+import h5py
 import numpy as np
 import py4DSTEM
 import pytest
@@ -7,7 +8,12 @@ from correlation import Correlation, disk, draw, lattice
 
 hs = pytest.importorskip("hyperspy.api")
 from py4dstem_ml import BraggDiskFinder  # noqa: E402
-from py4dstem_ml.toolkits.hyperspy import find_peaks, load_patterns, signal_probe  # noqa: E402
+from py4dstem_ml.toolkits.hyperspy import (  # noqa: E402
+    find_peaks,
+    load_patterns,
+    load_probe,
+    signal_probe,
+)
 from py4dstem_ml.toolkits.pyxem import find_bragg_disks_aiml  # noqa: E402
 
 SHAPE = (64, 66)
@@ -85,6 +91,21 @@ def test_pyxem_gets_uncertainties_too(scan):
     assert list(vectors.column_names)[3:] == ["sigma_ky", "sigma_kx", "sigma_intensity"]
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_pyxem_takes_a_single_pattern_without_units(scan, finder, lazy):
+    from pyxem.signals import Diffraction2D
+
+    signal = Diffraction2D(scan[0, 0])
+    signal = signal.as_lazy() if lazy else signal
+    options = {"model": Correlation(), "device": "cpu", "min_relative_intensity": 0.05}
+    vectors = find_bragg_disks_aiml(signal, PROBE, **options)
+    if lazy:
+        vectors.compute()
+    assert vectors.data.shape == (1,)
+    np.testing.assert_allclose(vectors.data[0], finder(scan[0, 0]), atol=1e-4)
+    assert list(vectors.units)[:2] == ["px", "px"]
+
+
 def test_pyxem_estimates_a_probe_and_takes_empty_patterns(scan):
     from pyxem.signals import Diffraction2D
 
@@ -118,8 +139,31 @@ def test_files_of_py4dstem_are_read(scan, tmp_path):
     cube.calibration.set_Q_pixel_units("A^-1")
     py4DSTEM.save(str(tmp_path / "cube.h5"), cube)
     patterns = load_patterns(tmp_path / "cube.h5")
+    assert isinstance(patterns.array, h5py.Dataset)  # not read before it is asked for
     np.testing.assert_array_equal(patterns.array, scan)
     assert (patterns.pixel_size, patterns.units) == (0.03, "A^-1")
+
+
+def test_a_saved_probe_is_read_without_its_kernel(scan, tmp_path):
+    probe = py4DSTEM.Probe(PROBE)
+    probe.get_kernel(mode="flat")
+    py4DSTEM.save(str(tmp_path / "probe.h5"), probe)
+    np.testing.assert_array_equal(load_probe(tmp_path / "probe.h5"), PROBE[None])
+    cube = py4DSTEM.DataCube(scan)
+    cube.attach(probe)
+    py4DSTEM.save(str(tmp_path / "cube.h5"), cube)
+    np.testing.assert_array_equal(load_probe(tmp_path / "cube.h5"), PROBE[None])
+
+
+def test_a_probe_is_an_image_or_a_scan_that_is_not_averaged(scan, tmp_path):
+    py4DSTEM.save(str(tmp_path / "cube.h5"), py4DSTEM.DataCube(scan))
+    np.testing.assert_array_equal(load_probe(tmp_path / "cube.h5"), scan.reshape(6, *SHAPE))
+    np.save(tmp_path / "probe.npy", PROBE)
+    np.testing.assert_array_equal(load_probe(tmp_path / "probe.npy"), PROBE[None])
+    np.save(tmp_path / "many.npy", np.arange(300)[:, None, None] * np.ones((4, 4)))
+    many = load_probe(tmp_path / "many.npy")
+    assert len(many) == 64
+    assert (many[0].max(), many[-1].max()) == (0, 299)
 
 
 def test_files_without_patterns_are_refused(tmp_path):

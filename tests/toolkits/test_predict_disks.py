@@ -68,19 +68,67 @@ def test_the_probe_is_read(
     for probe in ("probe.npy", "scan.npy"):
         output = tmp_path / "deep" / "out.h5"
         words = (tmp_path / "scan.npy", "--probe", tmp_path / probe, "--output", output)
-        predict_disks.run(arguments(*words))
+        predict_disks.run(arguments(*words, "--overwrite"))
         assert output.is_file()
-    np.testing.assert_allclose(probes[0], scan[0, 0])
-    np.testing.assert_allclose(probes[1], scan.mean(axis=(0, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(probes[0], scan[0, :1])
+    np.testing.assert_array_equal(probes[1], scan.reshape(6, 24, 24))
 
 
-def test_a_figure_is_drawn(
+def test_nothing_is_overwritten_unasked(
     tmp_path: Path, scan: np.ndarray, probes: list[np.ndarray | None]
 ) -> None:
+    file, output = tmp_path / "scan.npy", tmp_path / "out.h5"
+    np.save(file, scan)
+    np.save(tmp_path / "probe.npy", scan[0, 0])
+    (tmp_path / "link.npy").symlink_to(file)
+    output.write_text("mine")
+    for words, sentence in (
+        (["--output", output], "--overwrite"),
+        (["--figure", output], "--overwrite"),
+        (["--output", file, "--overwrite"], "made from"),
+        (["--output", tmp_path / "link.npy", "--overwrite"], "made from"),
+        (["--probe", tmp_path / "probe.npy", "--output", tmp_path / "probe.npy"], "made from"),
+        (["--output", tmp_path, "--overwrite"], "folder"),
+        (["--output", file / "out.h5"], "scan.npy"),
+    ):
+        with pytest.raises(OSError, match=sentence):
+            predict_disks.run(arguments(file, *words))
+    assert probes == []  # refused before the work
+    assert output.read_text() == "mine"
+    np.testing.assert_array_equal(np.load(file), scan)
+    predict_disks.run(arguments(file, "--output", output, "--overwrite"))
+    assert output.read_bytes().startswith(b"\x89HDF")
+
+
+def test_an_interrupted_run_is_saved(
+    tmp_path: Path, scan: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import py4DSTEM
+
+    def find(datacube, probe, *, name: str, **options: object):
+        vectors = py4DSTEM.BraggVectors(datacube.Rshape, datacube.Qshape, name=name)
+        vectors._v_uncal[0, 1].add(np.ones(3, vectors._v_uncal.dtype))
+        datacube.attach(vectors)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict_disks, "find_bragg_disks_aiml", find)
+    np.save(tmp_path / "scan.npy", scan)
+    with pytest.raises(KeyboardInterrupt):
+        predict_disks.run(arguments(tmp_path / "scan.npy"))
+    assert len(py4DSTEM.read(str(tmp_path / "scan_bragg.h5")).raw[0, 1].data) == 3
+
+
+def test_a_figure_is_drawn_and_pyplot_left_alone(
+    tmp_path: Path, scan: np.ndarray, probes: list[np.ndarray | None]
+) -> None:
+    from matplotlib import pyplot
+
     np.save(tmp_path / "scan.npy", scan)
     figure = tmp_path / "figures" / "out.png"
+    before = pyplot.get_fignums(), pyplot.get_backend()
     predict_disks.run(arguments(tmp_path / "scan.npy", "--figure", figure))
     assert figure.read_bytes().startswith(b"\x89PNG")
+    assert (pyplot.get_fignums(), pyplot.get_backend()) == before
 
 
 @pytest.mark.parametrize(("units", "size"), [("1/nm", 0.02), ("$A^{-1}$", 0.2), ("1/Å", 0.2)])
