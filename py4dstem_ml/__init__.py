@@ -5,15 +5,37 @@ else is loaded when it is first used, torch included.
 """
 
 import logging
-
-import lazy_loader
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "BraggDiskFinder": "disks.predict",
+    "Crystal": "physics.crystal",
+    "RegistrationError": "registration",
+    "WeightsError": "weights",
+    "find_bragg_disks_aiml": "toolkits.py4dstem",
+    "list_pretrained": "weights",
+    "register": "registration",
+    "registered_methods": "registration",
+    "unregister": "registration",
+}
+__all__ = sorted(["__version__", *_HOMES])
+
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-# Attached before registering: the toolkit floor may already use the public names.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+def __getattr__(name: str) -> Any:
+    # Nothing is imported for a name that is not ours: emdfile asks every module while it reads.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 from .registration import register_or_warn  # noqa: E402
 

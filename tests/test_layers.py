@@ -101,8 +101,7 @@ def test_a_floor_knows_only_its_own_libraries(path: Path) -> None:
     elif floor == "system":
         assert outside(path) <= SYSTEMS_MAY | LAZY_EXTRAS.get(path.name, set())
     elif floor == "plumbing":
-        initial = {"lazy_loader"} if path.name == "__init__.py" else set()
-        assert outside(path) <= PLUMBING_MAY | initial
+        assert outside(path) <= PLUMBING_MAY
     if floor != "toolkits" and path.name != "demo.py":
         assert not outside(path) & TOOLKITS
 

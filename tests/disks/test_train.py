@@ -274,7 +274,7 @@ _BARE = """
 import sys
 class Only:
     allowed = set(sys.stdlib_module_names) | {
-        "py4dstem_ml", "lazy_loader", "torch", "torchgen", "numpy", "scipy", "h5py", "safetensors",
+        "py4dstem_ml", "torch", "torchgen", "numpy", "scipy", "h5py", "safetensors",
         # what torch itself cannot do without
         "typing_extensions", "sympy", "mpmath", "filelock", "fsspec", "networkx", "jinja2",
         "markupsafe",
