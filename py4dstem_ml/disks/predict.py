@@ -209,7 +209,7 @@ class BraggDiskFinder:
         self.probe = prepare_probe(probe)
         self._geometry = _Geometry.fit(self.probe.image.shape, self.probe.radius)
         self._network_probe = self._geometry.probe(self.probe)
-        self._refiner = DiskRefiner(self._network_probe, self.probe.radius / self._geometry.pixel)
+        self._refiner: DiskRefiner | None = None
         self.model = model
         self.device = device
         self.batch_size = batch_size
@@ -227,10 +227,11 @@ class BraggDiskFinder:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_network", "_lock")}
+        made_again = ("_network", "_refiner", "_lock")
+        return {k: v for k, v in self.__dict__.items() if k not in made_again}
 
     def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state, _network=None, _lock=threading.Lock())
+        self.__dict__.update(state, _network=None, _refiner=None, _lock=threading.Lock())
 
     @property
     def patterns_at_once(self) -> int:
@@ -342,7 +343,17 @@ class BraggDiskFinder:
                 maps = self._dropout_maps(network, image, probe)
                 (found,) = self._peaks(maps.mean(0, keepdim=True))
                 peaks.append(np.hstack([found, peak_spread(maps, found[:, :2], reach=1)]))
-        return [self._on_detector(found) for found in self._refiner(images, peaks)]
+        return [self._on_detector(found) for found in self._refined(images, peaks)]
+
+    def _refined(self, images: torch.Tensor, peaks: list[np.ndarray]) -> list[np.ndarray]:
+        """Peaks moved to the disks; not where zooming has made up the pixels between."""
+        if self._geometry.zoom > 1:
+            return peaks
+        with self._lock:
+            if self._refiner is None:
+                radius = self.probe.radius / self._geometry.pixel
+                self._refiner = DiskRefiner(self._network_probe, radius)
+        return self._refiner(images, peaks)
 
     def _dropout_maps(
         self, network: torch.nn.Module, image: torch.Tensor, probe: torch.Tensor

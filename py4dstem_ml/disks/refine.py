@@ -32,6 +32,9 @@ _APART = 1.9
 _SEEN = 150.0
 #: Share of a disk's variance that the model does not explain even without noise.
 _MODEL_ERROR = 3e-3
+#: Width of a probe's edge, from 20 to 80 % of its height, over its radius, beyond which it is no
+#: disk: a shift of a soft spot is nearly a slope.
+_SOFT = 0.7
 #: Disks without an inner pixel have no edge to fit.
 _SMALLEST_RADIUS = 1.5
 #: Peaks that are fitted together.
@@ -61,10 +64,17 @@ class DiskRefiner:
     """
 
     def __init__(self, probe: npt.ArrayLike, radius: float) -> None:
+        probe = np.asarray(probe, dtype=float)
         self.radius = float(radius)
         self.half = ceil(self.radius) + 2
-        self.models, self.centres = _disk_models(np.asarray(probe, dtype=float), self.half)
-        self.side = round(len(self.centres) ** 0.5)
+        self.usable = (
+            self.radius >= _SMALLEST_RADIUS
+            and 2 * self.half < min(probe.shape)
+            and _edge_width(probe) <= _SOFT * self.radius
+        )
+        if self.usable:
+            self.models, self.centres = _disk_models(probe, self.half)
+            self.side = round(len(self.centres) ** 0.5)
 
     def __call__(
         self, patterns: npt.ArrayLike | torch.Tensor, peaks: list[npt.NDArray]
@@ -79,7 +89,7 @@ class DiskRefiner:
             [row, col, ...] in pixels; the other columns are kept.
         """
         counts = [len(found) for found in peaks]
-        if self.radius < _SMALLEST_RADIUS or sum(counts) == 0:
+        if not self.usable or sum(counts) == 0:
             return peaks
         index = np.repeat(np.arange(len(peaks)), counts)
         points = np.concatenate([found[:, :2] for found in peaks])
@@ -163,7 +173,7 @@ class DiskRefiner:
                 )
                 / determinant[:, None]
             )
-            # No disk follows the model exactly; a soft probe's shift is nearly a slope.
+            # No disk follows the model exactly.
             noise = (np.maximum(total - top, 0.0) + _MODEL_ERROR * top) / freedom
             # The explained sum of squares falls by its noise where c is off by one sigma.
             variance = 2 * noise[:, None] * _STEP**2 / -np.stack([bend_r, bend_c], axis=1)
@@ -171,6 +181,13 @@ class DiskRefiner:
         good = peaked & seen & (np.abs(move) < 1).all(1)
         fitted = np.stack([axis[i], axis[j]], axis=1) + _STEP * move
         return np.where(good[:, None], fitted, 0.0), np.where(good[:, None], variance, np.inf)
+
+
+def _edge_width(probe: npt.NDArray) -> float:
+    """Radius at 20 % less radius at 80 % of the highest value, from the areas above."""
+    share = probe / probe.max()
+    outer, inner = ((share > level).sum() for level in (0.2, 0.8))
+    return float(np.sqrt(outer / np.pi) - np.sqrt(inner / np.pi))
 
 
 def _disk_models(probe: npt.NDArray, half: int) -> tuple[torch.Tensor, npt.NDArray[np.float64]]:
