@@ -40,6 +40,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--models", nargs="*", help="names or files; default: all that are shipped")
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--patterns", type=int, help="of each set, drawn at random; default: all")
     parser.add_argument("--quick", action="store_true", help="fewer crystals, patterns, doses")
     return parser.parse_args(arguments)
 
@@ -119,9 +120,8 @@ def material(args: argparse.Namespace) -> list[evaluate.PatternSet]:
         return []
     crystals = 6 if args.quick else 36
     sets = evaluate.evaluation_sets(args.library, args.structures, args.output, crystals, args.seed)
-    if args.quick:
-        return [some_of(patterns, 24, args.seed) for patterns in sets]
-    return sets
+    number = 24 if args.quick else args.patterns
+    return [some_of(patterns, number or len(patterns), args.seed) for patterns in sets]
 
 
 def evaluate_set(patterns, finders, networks, args) -> tuple[dict, dict]:
