@@ -295,7 +295,7 @@ def new_entry(path: Path, *, system: str, bundled: bool = False, default: bool =
         If the name is taken, the model card is missing, or the system has a default already.
     """
     name, card = path.name.removesuffix(SUFFIX), path.with_suffix(".md")
-    entries = read_registry(REGISTRY_FILE).entries
+    entries = read_registry().entries
     if not path.is_file() or path.suffix != SUFFIX:
         raise WeightsError(f"There is no weights file {path}.")
     if name in entries:

@@ -130,6 +130,9 @@ def test_weights_are_registered(
     registry = tmp_path / "registry.toml"
     registry.write_text('url = ""\n\n[weights]\n')
     monkeypatch.setattr(weights, "REGISTRY_FILE", registry)
+    # The argument's default is the shipped registry, which has a default network already.
+    monkeypatch.setattr(weights.read_registry.__wrapped__, "__defaults__", (registry,))
+    weights.read_registry.cache_clear()
     assert cli.main(["weights", "add", str(mine), "--bundled"]) == 0
     assert '[weights."mine.v1"]' in capsys.readouterr().out
     assert "mine" not in registry.read_text()
@@ -137,3 +140,4 @@ def test_weights_are_registered(
     entry = weights.read_registry(registry).entries["mine.v1"]
     assert entry.default and not entry.bundled
     weights.verify(mine, entry)
+    weights.read_registry.cache_clear()
