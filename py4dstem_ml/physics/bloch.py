@@ -13,8 +13,7 @@ the thickness, which makes a thickness series cost no more than its last member.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, pi
 
@@ -32,8 +31,6 @@ _CHEBYSHEV_CHUNK = 16
 _LARGEST_GROWTH = 4.0
 #: Largest number of complex amplitudes held for one Chebyshev vector.
 _BLOCK_ELEMENTS = 2**20
-#: Fewest directions that are worth a thread of their own.
-_FEWEST_COLUMNS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,46 +222,13 @@ def propagate(
         raise ValueError("thicknesses must be finite and not negative (Å)")
     if solver not in _SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; choose one of {sorted(_SOLVERS)}")
-    workers = _workers(matrix, excitation)
-    n_directions = excitation.shape[1]
-    block = min(_BLOCK_ELEMENTS // len(matrix), max(_FEWEST_COLUMNS, -(-n_directions // workers)))
-    columns = [slice(i, i + max(1, block)) for i in range(0, n_directions, max(1, block))]
-
-    def solve(some: slice) -> torch.Tensor:
-        return _SOLVERS[solver](matrix, excitation[:, some], k_normal[some], thickness)
-
-    parts = _map_threads(solve, columns, workers)
+    block = max(1, _BLOCK_ELEMENTS // len(matrix))
+    columns = range(0, excitation.shape[1], block)
+    parts = [
+        _SOLVERS[solver](matrix, excitation[:, i : i + block], k_normal[i : i + block], thickness)
+        for i in columns
+    ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-
-
-def _workers(*tensors: torch.Tensor) -> int:
-    """How many blocks of directions are solved side by side; torch's graph is built by one."""
-    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if differentiable or any(t.device.type != "cpu" for t in tensors):
-        return 1
-    return torch.get_num_threads()
-
-
-def _map_threads(
-    solve: Callable[[slice], torch.Tensor], columns: list[slice], workers: int
-) -> list[torch.Tensor]:
-    """Solve blocks in threads of one core each: the products are too small to be shared."""
-    workers = min(workers, len(columns))
-    if workers == 1:
-        return [solve(some) for some in columns]
-    enabled = torch.is_grad_enabled()
-
-    def alone(some: slice) -> torch.Tensor:
-        torch.set_num_threads(1)
-        with torch.set_grad_enabled(enabled):
-            return solve(some)
-
-    n_threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(alone, columns))
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def _chebyshev(
