@@ -6,8 +6,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from py4dstem_ml import weights
-
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
@@ -28,7 +26,6 @@ def test_it_is_kept_without_outputs(notebook):
         assert cell.get("execution_count") is None
 
 
-@pytest.mark.skipif(not weights.list_pretrained(), reason="no weights are registered yet")
 def test_it_runs(notebook, tmp_path, monkeypatch):
     monkeypatch.delenv("MPLBACKEND")  # the kernel's own shows figures as outputs
     NotebookClient(

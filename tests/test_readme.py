@@ -18,10 +18,6 @@ BLOCK = re.compile(
 )
 WITH_WEIGHTS = "runnable: with weights"
 
-needs_weights = pytest.mark.skipif(
-    not weights.list_pretrained(), reason="no weights are registered yet"
-)
-
 
 def script(mark: str) -> str:
     """The blocks with this mark as one program, whose line numbers are those of README."""
@@ -46,7 +42,7 @@ def commands() -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("mark", ["runnable", pytest.param(WITH_WEIGHTS, marks=needs_weights)])
+@pytest.mark.parametrize("mark", ["runnable", WITH_WEIGHTS])
 def test_its_python_runs(mark, tmp_path):
     program = script(mark)
     assert program.strip()
@@ -95,7 +91,6 @@ def test_its_links_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
-@needs_weights
 def test_its_weights_are_the_registered_ones():
     named = set(re.findall(r"`(\w+\.\w+\.v\d+)`", README))
     assert named == set(weights.list_pretrained())
