@@ -2,7 +2,7 @@
 
 ``torchrun --nproc-per-node 8 -m py4dstem_ml.cli train disks ...`` trains on several GPUs. A
 broken-off run goes on with ``--resume``; with ``--time-limit`` the learning rate follows the
-clock, so that any budget ends in finished weights.
+clock, so that any budget ends in finished weights. ``--start-from`` tunes trained weights finer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..compute import mixed_precision, pick_device
 from ..physics.patterns import Detector, probe_image, render_peaks
 from .augment import Augmentation, AugmentConfig, Batch, two_grains
 from .library import Shard, read_shard
-from .network import SPECS, DiskNet, build_network, save_network
+from .network import SPECS, DiskNet, build_network, load_network, save_network
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ class TrainConfig:
         Length of the run, if no time limit ends it.
     time_limit_s : float or None
     seed : int
+    start_from : str or None
+        Weights of the same network, by name or file, to begin with instead of random ones.
     """
 
     network: str = "dualnet.compact"
@@ -71,6 +73,7 @@ class TrainConfig:
     steps: int = 100_000
     time_limit_s: float | None = None
     seed: int = 0
+    start_from: str | None = None
 
 
 class ShardStream:
@@ -186,7 +189,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, output: Path, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config, self.output, self.device = config, output, device
-        self.network = build_network(config.network).to(device)
+        self.network = _first_network(config).to(device)
         self.average = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging),
             use_buffers=True,
@@ -291,6 +294,16 @@ class Trainer:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
+def _first_network(config: TrainConfig) -> DiskNet:
+    network = build_network(config.network)
+    if config.start_from is not None:
+        trained = load_network(config.start_from)
+        if trained.spec != network.spec:
+            raise ValueError(f"{config.start_from} are not weights of a {config.network}")
+        network.load_state_dict(trained.state_dict())
+    return network
+
+
 def train(
     library: str | Path,
     output: str | Path,
@@ -321,7 +334,8 @@ def train(
     Raises
     ------
     FileNotFoundError, ValueError
-        If the library is too small, see `ShardStream`, or the checkpoint is of another config.
+        If the library is too small, see `ShardStream`, or the checkpoint, or the weights to
+        start from, are of another config.
     RuntimeError
         If the loss is not finite; the weights of the last checkpoint stay.
     """
@@ -431,6 +445,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--device", help="default: the GPU if there is one")
+    parser.add_argument("--start-from", help="trained weights to tune finer, a name or a file")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
 
 
@@ -439,6 +454,7 @@ def run(args: Namespace) -> str:
     config = TrainConfig(
         network=args.network, steps=args.steps, time_limit_s=args.time_limit,
         batch_size=args.batch_size, learning_rate=args.learning_rate, seed=args.seed,
+        start_from=args.start_from,
     )  # fmt: skip
     path = train(args.library, args.output, config, device=args.device, resume=args.resume)
     return f"weights: {path}"

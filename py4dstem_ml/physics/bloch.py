@@ -20,7 +20,6 @@ from math import ceil, pi
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import jv
 
 from .crystal import Crystal
 from .electrons import wavelength
@@ -239,7 +238,7 @@ def _chebyshev(
 ) -> torch.Tensor:
     thickness = thickness.detach().cpu()
     operator = _ChebyshevOperator.build(matrix, excitation, k_normal)
-    wave = torch.zeros_like(operator.diagonal)
+    wave = torch.zeros(excitation.shape, dtype=matrix.dtype, device=matrix.device)
     wave[0] = 1.0
     depth, depths, amplitudes = 0.0, [], []
     for stage in operator.stages(thickness):
@@ -253,14 +252,17 @@ def _chebyshev(
 class _ChebyshevOperator:
     """The matrix of a block of directions, scaled so that its spectrum lies in [-1, 1].
 
-    ``hop`` and ``diagonal`` hold twice the scaled matrix; ``oblique`` is k_mean / k_n where the
-    foil is tilted. The true matrix is ``centre + radius x``.
+    In real arithmetic, whose small matrix products are faster: a wave is its real above its
+    imaginary parts, shape (2n, b). ``hop`` and ``diagonal`` hold twice the scaled matrix;
+    ``oblique`` is k_mean / k_n where directions differ in it, in every row. The true matrix is
+    ``level + i damping + radius x``, the damping being one number for each direction.
     """
 
     hop: torch.Tensor
     diagonal: torch.Tensor
     oblique: torch.Tensor | None
-    centre: complex
+    level: float
+    damping: torch.Tensor
     radius: float
     absorption: float
 
@@ -274,27 +276,34 @@ class _ChebyshevOperator:
         stretch = float(ratio.detach().max())
         # The spectrum of the sum lies within the sum of the spectra (Weyl). Absorption adds a
         # positive imaginary part, of which the centre takes one half.
-        constant = coupling.detach()
+        # In double precision, which LAPACK needs for numbers as small as these to be fast.
+        constant = coupling.detach().to(torch.complex128)
         levels = stretch * torch.linalg.eigvalsh(0.5 * (constant + constant.mH))
-        damping = stretch * torch.linalg.eigvalsh(0.5j * (constant.mH - constant))
+        losses = torch.linalg.eigvalsh(0.5j * (constant.mH - constant))
         low = float(excitation.detach().min() + levels[0].clamp(max=0.0))
         high = float(excitation.detach().max() + levels[-1].clamp(min=0.0))
-        centre = complex(0.5 * (low + high), 0.5 * float(damping[0] + damping[-1]))
-        radius = 0.51 * (high - low) + 1e-6
+        level, loss = 0.5 * (low + high), 0.5 * float(losses[0] + losses[-1])
+        absorption = 0.5 * stretch * float(losses[-1] - losses[0])
+        # Never much flatter than the spectrum, or high polynomials grow beyond all digits.
+        radius = max(0.51 * (high - low), 8.0 * absorption) + 1e-6
+        hop = coupling - 1j * loss * torch.eye(len(matrix)).to(matrix)
+        rows = torch.cat([torch.cat([hop.real, -hop.imag], 1), torch.cat([hop.imag, hop.real], 1)])
+        diagonal = (excitation - level) * (2.0 / radius)
         oblique = bool((torch.abs(ratio - 1.0) > 1e-7).any())
         return cls(
-            hop=coupling * (2.0 / radius),
-            diagonal=((excitation - centre) * (2.0 / radius)).to(matrix.dtype),
-            oblique=ratio.to(matrix.dtype) if oblique else None,
-            centre=centre,
+            hop=rows * (2.0 / radius),
+            diagonal=torch.cat([diagonal, diagonal]),
+            oblique=ratio.repeat(2 * len(matrix), 1) if oblique else None,
+            level=level,
+            damping=loss * ratio,
             radius=radius,
-            absorption=0.5 * float(damping[-1] - damping[0]),
+            absorption=absorption,
         )
 
     def twice(self, wave: torch.Tensor, minus: torch.Tensor) -> torch.Tensor:
         """Return 2 x wave - minus."""
         scaled = wave if self.oblique is None else wave * self.oblique
-        return torch.addcmul(torch.addmm(minus, self.hop, scaled, beta=-1), self.diagonal, wave)
+        return (self.hop @ scaled).sub_(minus).addcmul_(self.diagonal, wave)
 
     def stages(self, thickness: torch.Tensor) -> list[torch.Tensor]:
         """Split the sorted thicknesses so that no expansion's terms outgrow its sum.
@@ -318,34 +327,51 @@ class _ChebyshevOperator:
     def exponential(self, wave: torch.Tensor, thickness: torch.Tensor) -> torch.Tensor:
         """Return exp(2 pi i z matrix) wave for ascending thicknesses, shape (t, n, b)."""
         precision = 0.1 * torch.finfo(wave.dtype).eps
-        coefficients = _bessel_coefficients(thickness, self.centre, self.radius, precision)
-        coefficients = coefficients.to(wave.device, wave.dtype)
-        vectors = [wave, 0.5 * self.twice(wave, torch.zeros_like(wave))]
-        total = torch.zeros(len(thickness), wave.numel(), dtype=wave.dtype, device=wave.device)
+        coefficients = _chebyshev_coefficients(thickness, self.radius, precision)
+        coefficients = coefficients.to(wave.device, wave.real.dtype)
+        first = torch.cat([wave.real, wave.imag])
+        vectors = [first, 0.5 * self.twice(first, torch.zeros_like(first))]
+        even, odd = torch.zeros(
+            2, len(thickness), first.numel(), dtype=first.dtype, device=first.device
+        )
         for some in coefficients.split(_CHEBYSHEV_CHUNK, dim=1):
-            while len(vectors) < some.shape[1] + 2:
+            terms = some.shape[1]
+            while len(vectors) < terms + 2:
                 vectors.append(self.twice(vectors[-1], vectors[-2]))
-            stacked = torch.stack(vectors[: some.shape[1]]).flatten(1)
-            total = torch.addmm(total, some, stacked)
-            vectors = vectors[some.shape[1] :]
-        return total.reshape(len(thickness), *wave.shape)
+            even = torch.addmm(even, some[:, ::2], torch.stack(vectors[:terms:2]).flatten(1))
+            if terms > 1:
+                odd = torch.addmm(odd, some[:, 1::2], torch.stack(vectors[1:terms:2]).flatten(1))
+            vectors = vectors[terms:]
+        (real, imag), (odd_real, odd_imag) = (
+            part.reshape(-1, 2, *wave.shape).unbind(1) for part in (even, odd)
+        )
+        depth = (2.0 * pi * thickness[:, None, None]).to(wave.device)
+        common = torch.exp(depth * (1j * self.level - self.damping)).to(wave.dtype)
+        return torch.complex(real - odd_imag, imag + odd_real) * common
 
 
-def _bessel_coefficients(
-    thickness: torch.Tensor, centre: complex, radius: float, precision: float
+def _chebyshev_coefficients(
+    thickness: torch.Tensor, radius: float, precision: float
 ) -> torch.Tensor:
-    """Return c_k of exp(2 pi i z (centre + radius x)) = sum_k c_k T_k(x), shape (t, terms)."""
-    z = thickness.numpy()
-    argument = 2.0 * pi * radius * z
+    """Return a_k of exp(2 pi i z radius x) = sum_k a_k T_k(x), shape (t, terms).
+
+    They are 2 i^k J_k(2 pi z radius) (1 for 2 at k = 0), found by the Fourier transform of the
+    left side at x = cos(theta); even ones are real, odd ones imaginary, given as real numbers.
+    """
+    argument = 2.0 * pi * radius * thickness.numpy()
     largest = float(argument[-1])
-    order = np.arange(ceil(largest + 12.0 * largest ** (1 / 3) + 20.0))
-    bessel = jv(order[None, :], argument[:, None])
-    # Terms grow off the real axis, see `_ChebyshevOperator.stages`.
-    matters = np.abs(bessel).max(axis=0) > precision * np.exp(-_LARGEST_GROWTH)
+    order = ceil(largest + 12.0 * largest ** (1 / 3) + 20.0)
+    nodes = np.cos(np.arange(2 * order) * (pi / order))
+    series = np.fft.fft(np.exp(1j * argument[:, None] * nodes), axis=1)[:, :order] / order
+    series[:, 0] *= 0.5
+    # Terms grow off the real axis, see `_ChebyshevOperator.stages`; the transform's own rounding
+    # must not grow with them.
+    least = max(precision * np.exp(-_LARGEST_GROWTH), np.finfo(float).eps)
+    matters = np.abs(series).max(axis=0) > least
     n_terms = int(np.flatnonzero(matters)[-1]) + 1
-    coefficients = (2.0 * 1j**order * bessel)[:, :n_terms]
-    coefficients[:, 0] *= 0.5
-    return torch.as_tensor(coefficients * np.exp(2j * pi * centre * z)[:, None])
+    coefficients = series.real
+    coefficients[:, 1::2] = series.imag[:, 1::2]
+    return torch.as_tensor(coefficients[:, :n_terms].copy())
 
 
 def _eigen(

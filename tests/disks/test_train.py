@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from py4dstem_ml import weights
 from py4dstem_ml.disks import library, train
 from py4dstem_ml.disks.augment import AugmentConfig
 from py4dstem_ml.disks.network import load_network
@@ -286,6 +287,7 @@ class Only:
         if root in self.allowed or root.startswith("_"):
             return self.finder.find_spec(name, *where)
 sys.meta_path[:] = map(Only, sys.meta_path)
+from py4dstem_ml import weights
 from py4dstem_ml.disks import library, train
 config = train.TrainConfig("unet.compact", batch_size=4, steps=1)
 train.train(sys.argv[1], sys.argv[2], config, device="cpu")
@@ -324,3 +326,18 @@ def test_the_learning_rate_rises_then_falls(tmp_path):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="simulate disks"):
         train.ShardStream(tmp_path, _config(), AugmentConfig())
+
+
+def test_trained_weights_are_tuned_finer(shards, tmp_path):
+    first = train.train(shards, tmp_path / "first", _config(steps=1), device="cpu")
+    config = _config(steps=1, start_from=str(first), learning_rate=0.0, averaging=0.0)
+    second = train.train(shards, tmp_path / "second", config, device="cpu")
+    for key, value in load_network(first).named_parameters():
+        torch.testing.assert_close(weights.load(second)[0][key], value.detach())
+    with pytest.raises(ValueError, match=r"not weights of a specunet\.compact"):
+        train.train(
+            shards,
+            tmp_path,
+            _config(network="specunet.compact", start_from=str(first)),
+            device="cpu",
+        )
