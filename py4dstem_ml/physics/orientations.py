@@ -18,6 +18,9 @@ from .crystal import Crystal
 
 Matrix = npt.NDArray[np.float64]
 
+#: Structure factors that differ by less than this share of the largest are the same.
+_SAME_FACTOR = 1e-3
+
 
 def from_direction(direction: npt.ArrayLike, in_plane: float = 0.0) -> Matrix:
     """Return an orientation whose z is the Cartesian ``direction``, turned ``in_plane`` rad."""
@@ -72,3 +75,89 @@ def tilted(orientation: Matrix, angle_mrad: float, azimuth: float = 0.0) -> Matr
     axis = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
     rotation = Rotation.from_rotvec(axis * angle_mrad * 1e-3).as_matrix()
     return np.asarray(orientation) @ rotation
+
+
+def laue_operations(crystal: Crystal, g_max: float = 1.0) -> npt.NDArray[np.float64]:
+    """Return the rotations and mirrors that leave all |V_g| alike: the crystal's Laue group.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    g_max : float
+        1/Å; reflections up to here are compared.
+
+    Returns
+    -------
+    ndarray, shape (n, 3, 3)
+        Orthogonal matrices for Cartesian row vectors, ``v @ operation``.
+
+    Examples
+    --------
+    >>> len(laue_operations(Crystal.cubic(3.6, [29], [[0, 0, 0]])))
+    48
+    """
+    basis = crystal.reciprocal.detach().numpy()
+    metric = basis @ basis.T
+    matrices = _metric_operations(metric)
+    limit = np.ceil(g_max * np.linalg.norm(crystal.lattice.detach().numpy(), axis=1)).astype(int)
+    hkl = np.indices(2 * limit + 1).reshape(3, -1).T - limit
+    hkl = hkl[np.einsum("ni,ij,nj->n", hkl, metric, hkl) <= g_max**2]
+    # The images of these reflections are among them: the operations keep lengths.
+    factors = np.zeros(2 * limit + 1)
+    factors[tuple((hkl + limit).T)] = crystal.potential_coefficients(hkl).detach().abs().numpy()
+    expected = factors[tuple((hkl + limit).T)]
+    kept = [
+        matrix
+        for matrix in matrices
+        if np.abs(factors[tuple((hkl @ matrix + limit).T)] - expected).max()
+        <= _SAME_FACTOR * expected.max()
+    ]
+    return np.linalg.inv(basis) @ np.array(kept) @ basis
+
+
+def _metric_operations(metric: Matrix) -> list[npt.NDArray[np.int64]]:
+    """Integer matrices W, entries -1 to 1, with W metric W^T = metric."""
+    tolerance = 1e-4 * np.abs(metric).max()
+    vectors = np.array([v for v in product((-1, 0, 1), repeat=3) if any(v)])
+    products = vectors @ metric @ vectors.T
+    rows = [np.flatnonzero(np.abs(np.diag(products) - metric[i, i]) < tolerance) for i in range(3)]
+    return [
+        vectors[[a, b, c]]
+        for a in rows[0]
+        for b in rows[1]
+        if abs(products[a, b] - metric[0, 1]) < tolerance
+        for c in rows[2]
+        if abs(products[a, c] - metric[0, 2]) < tolerance
+        and abs(products[b, c] - metric[1, 2]) < tolerance
+    ]
+
+
+def spread_directions(
+    operations: npt.NDArray[np.float64], n: int, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Return about ``n`` directions, evenly spread over those that symmetry tells apart.
+
+    Parameters
+    ----------
+    operations : ndarray, shape (m, 3, 3)
+        From `laue_operations`.
+    n : int
+    rng : numpy.random.Generator
+        Turns the whole set, so that no two crystals get the same one.
+
+    Returns
+    -------
+    ndarray, shape (about n, 3)
+        Unit vectors in one asymmetric sector of the sphere.
+    """
+    count = n * len(operations)
+    step = np.arange(count)
+    z = 1.0 - (2.0 * step + 1.0) / count  # a Fibonacci sphere
+    angle = np.pi * (3.0 - np.sqrt(5.0)) * step
+    ring = np.sqrt(1.0 - z * z)
+    points = np.stack([ring * np.cos(angle), ring * np.sin(angle), z], axis=1)
+    points = points @ random_orientation(rng)
+    generic = np.array([0.1734, 0.3187, 0.9318])  # on no mirror of a lattice along the axes
+    nearness = points @ generic
+    nearest = np.max([points @ operation @ generic for operation in operations], axis=0)
+    return points[nearness >= nearest - 1e-12]

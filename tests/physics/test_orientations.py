@@ -2,12 +2,22 @@
 
 import numpy as np
 import pytest
-from materials import lithium_manganate, silicon
+import spglib
+from materials import (
+    gallium_arsenide,
+    gold,
+    lithium_manganate,
+    silicon,
+    strontium_titanate,
+)
 
+from py4dstem_ml.physics.crystal import Crystal
 from py4dstem_ml.physics.orientations import (
     from_direction,
+    laue_operations,
     low_index_zones,
     random_orientation,
+    spread_directions,
     tilted,
     zone_axis,
 )
@@ -70,3 +80,56 @@ def test_a_tilt_turns_the_beam_by_its_angle_about_the_axis_named() -> None:
     assert start[:, 2] @ turned[:, 2] == pytest.approx(np.cos(0.02))
     axis = start @ [np.cos(0.4), np.sin(0.4), 0.0]
     assert turned @ [np.cos(0.4), np.sin(0.4), 0.0] == pytest.approx(axis)
+
+
+def _triclinic() -> Crystal:
+    lattice = [[4.0, 0, 0], [0.7, 5.0, 0], [1.1, 0.4, 6.0]]
+    return Crystal(lattice, [29, 8], [[0, 0, 0], [0.41, 0.33, 0.27]])
+
+
+def _zinc_oxide() -> Crystal:
+    a, c = 3.250, 5.207
+    lattice = [[a, 0, 0], [-a / 2, a * 3**0.5 / 2, 0], [0, 0, c]]
+    zinc = np.array([[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0.5]])
+    return Crystal(lattice, [30, 30, 8, 8], np.concatenate([zinc, zinc + [0, 0, 0.382]]))
+
+
+def _laue_order(crystal: Crystal) -> int:
+    """By spglib: rotations of the point group, with the inversion added."""
+    cell = (crystal.lattice.numpy(), crystal.positions.numpy(), crystal.numbers.numpy())
+    rotations = {tuple(r.ravel()) for r in spglib.get_symmetry(cell, symprec=0.01)["rotations"]}
+    return len(rotations | {tuple(-x for x in r) for r in rotations})
+
+
+CRYSTALS = [
+    silicon, gold, gallium_arsenide, strontium_titanate, lithium_manganate, _zinc_oxide, _triclinic
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of spglib's old error handling
+@pytest.mark.parametrize("make", CRYSTALS)
+def test_the_laue_group_is_spglibs(make) -> None:
+    crystal = make()
+    operations = laue_operations(crystal)
+    assert len(operations) == _laue_order(crystal)
+    identity = np.broadcast_to(np.eye(3), operations.shape)
+    np.testing.assert_allclose(operations @ operations.swapaxes(1, 2), identity, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", CRYSTALS)
+def test_directions_are_spread_over_one_sector(make) -> None:
+    operations = laue_operations(make())
+    directions = spread_directions(operations, 40, np.random.default_rng(0))
+    assert 30 <= len(directions) <= 50
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0)
+    images = directions @ operations  # (operations, directions, 3)
+    # No hole is larger than a sector's tip can be, where all images keep off the same axis.
+    sphere = np.random.default_rng(1).normal(size=(500, 3))
+    sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
+    nearest = (images.reshape(-1, 3) @ sphere.T).max(0)
+    spacing = np.sqrt(4 * np.pi / (40 * len(operations)))
+    assert np.arccos(nearest.clip(-1, 1)).max() < 2.5 * spacing
+    # No two of them are images of one another.
+    cosine = np.einsum("oik,jk->oij", images, directions).max(0)
+    np.fill_diagonal(cosine, -1.0)
+    assert cosine.max() < 1.0 - 1e-9

@@ -1,0 +1,1 @@
+"""Crystal system, space group and lattice from Bragg lists."""

@@ -1,0 +1,191 @@
+"""The radial basis: a Bragg list of any length as 41 x 13 complex numbers.
+
+    r_mp = sum_i I_i max(1 - | |q_i| / dq - m |, 0) exp(i p phi_i)
+
+Tents of half-width dq along |q|, harmonics of order p around the direct beam. A rotation of the
+pattern by t multiplies r_mp by exp(i p t), a mirror conjugates it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+#: Coefficients weaker than this share of a list's strongest have no argument, only rounding.
+_NO_ARGUMENT = 1e-9
+#: Lists whose coefficients are held at once.
+_LISTS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class BraggLists:
+    """Many Bragg lists in flat arrays.
+
+    Attributes
+    ----------
+    peaks : ndarray, shape (m, 3)
+        [qx, qy, intensity]; 1/Å, about the direct beam.
+    offsets : ndarray of int, shape (n + 1,)
+        The peaks of list i are ``offsets[i]:offsets[i + 1]``.
+
+    Examples
+    --------
+    >>> lists = BraggLists.pack([[[0.5, 0.0, 1.0]], [[0.0, 0.4, 1.0], [0.4, 0.0, 2.0]]])
+    >>> len(lists), len(lists.peaks), lists[1].shape
+    (2, 3, (2, 3))
+    """
+
+    peaks: npt.NDArray[np.float64]
+    offsets: npt.NDArray[np.int64]
+
+    @classmethod
+    def pack(cls, lists: Sequence[npt.ArrayLike]) -> BraggLists:
+        """Join lists of shape (k, 3) each.
+
+        Raises
+        ------
+        ValueError
+            If one has another shape.
+        """
+        arrays = [np.asarray(one, dtype=float).reshape(-1, 3) for one in lists]
+        offsets = np.cumsum([0, *map(len, arrays)])
+        return cls(np.concatenate(arrays) if arrays else np.empty((0, 3)), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> npt.NDArray[np.float64]:
+        return self.peaks[self.offsets[i] : self.offsets[i + 1]]
+
+    @property
+    def owner(self) -> npt.NDArray[np.int64]:
+        """Number of the list that each peak belongs to, shape (m,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def keep(self, chosen: npt.NDArray[np.bool_]) -> BraggLists:
+        """Return the lists with only the chosen peaks, shape (m,)."""
+        kept = np.concatenate([[0], np.cumsum(chosen)])
+        return BraggLists(self.peaks[chosen], kept[self.offsets])
+
+    def blocks(self, size: int = _LISTS_AT_ONCE) -> Iterator[BraggLists]:
+        """Yield runs of at most ``size`` lists."""
+        for start in range(0, len(self), size):
+            offsets = self.offsets[start : start + size + 1]
+            yield BraggLists(self.peaks[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+@dataclass(frozen=True)
+class RadialBasis:
+    """The basis, and what is done to a list before it is expanded.
+
+    Attributes
+    ----------
+    step, q_max : float
+        dq and the centre of the last tent, 1/Å.
+    orders : int
+        Angular orders 0 to ``orders - 1``.
+    direct_beam : float or "brightest"
+        Peaks within this radius in 1/Å are the direct beam and are left out. "brightest" leaves
+        out the brightest peak, wherever it is, as the paper's code does: in a thick crystal, or
+        where the direct beam is masked, that is a diffracted beam.
+
+    Examples
+    --------
+    >>> basis = RadialBasis()
+    >>> lists = BraggLists.pack([[[0, 0, 1], [0.5, 0, 0.1], [0, 0.525, 0.2]]])
+    >>> r = basis.coefficients(lists)[0]
+    >>> r.shape, np.round(r[10, 1], 3), np.round(r[11, 1], 3)
+    ((41, 13), (0.1+0.1j), 0.1j)
+
+    Notes
+    -----
+    Paper: radial-basis random forests for 4D-STEM crystal systems, eq. 1 and 2.
+    """
+
+    step: float = 0.05
+    q_max: float = 2.0
+    orders: int = 13
+    direct_beam: float | Literal["brightest"] = 0.05
+    bins: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        # By whole numbers: 2.0 / 0.05 is not exactly 40.
+        object.__setattr__(self, "bins", round(self.q_max / self.step) + 1)
+
+    @property
+    def n_features(self) -> int:
+        """Length of a feature vector."""
+        return 2 * self.bins * self.orders
+
+    def diffracted(self, lists: BraggLists) -> BraggLists:
+        """Return the lists without their direct beams."""
+        if self.direct_beam != "brightest":
+            q = np.hypot(lists.peaks[:, 0], lists.peaks[:, 1])
+            return lists.keep(q > self.direct_beam)
+        # The first of the brightest: by list, by falling intensity, by position in the list.
+        order = np.lexsort((-lists.peaks[:, 2], lists.owner))
+        chosen = np.ones(len(order), dtype=bool)
+        filled = np.diff(lists.offsets) > 0
+        chosen[order[lists.offsets[:-1][filled]]] = False
+        return lists.keep(chosen)
+
+    def coefficients(self, lists: BraggLists) -> npt.NDArray[np.complex128]:
+        """Expand lists, shape (n, bins, orders). Peaks beyond the last tent count for nothing."""
+        lists = self.diffracted(lists)
+        x, y, intensity = lists.peaks.T
+        q = np.hypot(x, y)
+        height = q / self.step
+        lower = np.floor(height).astype(np.int64)
+        upper_share = height - lower
+        row = np.concatenate([lower, lower + 1])
+        weight = np.concatenate([intensity * (1.0 - upper_share), intensity * upper_share])
+        inside = row < self.bins
+        peak = np.tile(np.arange(len(q)), 2)[inside]
+        row = (np.tile(lists.owner, 2)[inside]) * self.bins + row[inside]
+        tents = csr_matrix((weight[inside], (row, peak)), shape=(len(lists) * self.bins, len(q)))
+        turn = (x + 1j * y) / np.where(q > 0, q, 1.0)
+        harmonics = np.ones((len(q), self.orders), dtype=complex)
+        for order in range(1, self.orders):
+            harmonics[:, order] = harmonics[:, order - 1] * turn
+        real = tents @ harmonics.view(float)
+        return real.view(complex).reshape(len(lists), self.bins, self.orders)
+
+    def features(self, lists: BraggLists) -> npt.NDArray[np.float32]:
+        """Return |r| and arg(r) by turns, shape (n, 2 bins orders): the paper's feature vector.
+
+        Column ``2 (orders m + p)`` is |r_mp|, the next one arg(r_mp), 0 where there is none.
+        """
+        parts = [self._features(block) for block in lists.blocks()]
+        return np.concatenate(parts) if parts else np.empty((0, self.n_features), np.float32)
+
+    def _features(self, lists: BraggLists) -> npt.NDArray[np.float32]:
+        r = self.coefficients(lists).reshape(len(lists), -1)
+        size = np.abs(r)
+        angle = np.angle(r)
+        angle[size <= _NO_ARGUMENT * size.max(axis=1, keepdims=True, initial=0.0)] = 0.0
+        return np.stack([size, angle], axis=2, dtype=np.float32).reshape(len(lists), -1)
+
+
+def normalised(lists: BraggLists, direct_beam: float = 0.05) -> BraggLists:
+    """Scale each list so that its diffracted intensities sum to 1.
+
+    Counts of a scan and fractions of a simulation then mean the same, and so do patterns with
+    and without a direct beam.
+
+    Parameters
+    ----------
+    lists : BraggLists
+    direct_beam : float
+        Radius in 1/Å within which a peak is no diffracted one.
+    """
+    q = np.hypot(lists.peaks[:, 0], lists.peaks[:, 1])
+    diffracted = np.where(q > direct_beam, lists.peaks[:, 2], 0.0)
+    total = np.bincount(lists.owner, diffracted, minlength=len(lists))
+    peaks = lists.peaks.copy()
+    peaks[:, 2] /= np.where(total > 0, total, 1.0)[lists.owner]
+    return BraggLists(peaks, lists.offsets)
