@@ -26,6 +26,8 @@ from .electrons import wavelength
 
 #: Chebyshev vectors that are summed by one matrix product.
 _CHEBYSHEV_CHUNK = 16
+#: Products that bound the spectrum.
+_LANCZOS_STEPS = 12
 #: Largest exponent by which Chebyshev terms may outgrow their sum through absorption.
 _LARGEST_GROWTH = 4.0
 #: Largest number of complex amplitudes held for one Chebyshev vector.
@@ -238,24 +240,25 @@ def _chebyshev(
 ) -> torch.Tensor:
     thickness = thickness.detach().cpu()
     operator = _ChebyshevOperator.build(matrix, excitation, k_normal)
-    wave = torch.zeros(excitation.shape, dtype=matrix.dtype, device=matrix.device)
-    wave[0] = 1.0
+    wave = torch.zeros(excitation.mT.shape, dtype=matrix.dtype, device=matrix.device)
+    wave[:, 0] = 1.0
     depth, depths, amplitudes = 0.0, [], []
     for stage in operator.stages(thickness):
         amplitudes.append(operator.exponential(wave, stage - depth))
         depths.append(stage)
         depth, wave = float(stage[-1]), amplitudes[-1][-1]
-    return torch.cat(amplitudes)[torch.searchsorted(torch.cat(depths), thickness)]
+    return torch.cat(amplitudes)[torch.searchsorted(torch.cat(depths), thickness)].mT
 
 
 @dataclass(frozen=True, eq=False)
 class _ChebyshevOperator:
     """The matrix of a block of directions, scaled so that its spectrum lies in [-1, 1].
 
-    In real arithmetic, whose small matrix products are faster: a wave is its real above its
-    imaginary parts, shape (2n, b). ``hop`` and ``diagonal`` hold twice the scaled matrix;
-    ``oblique`` is k_mean / k_n where directions differ in it, in every row. The true matrix is
-    ``level + i damping + radius x``, the damping being one number for each direction.
+    In real arithmetic and a row for each direction, where products with few directions are many
+    times as fast: a row is the wave's real parts, then its imaginary ones, shape (b, 2n). ``hop``
+    and ``diagonal`` hold twice the scaled matrix; ``oblique`` is k_mean / k_n, (b, 1), where
+    directions differ in it. The true matrix is ``level + i damping + radius x``, the damping
+    (b, 1) being one number for each direction.
     """
 
     hop: torch.Tensor
@@ -276,26 +279,27 @@ class _ChebyshevOperator:
         stretch = float(ratio.detach().max())
         # The spectrum of the sum lies within the sum of the spectra (Weyl). Absorption adds a
         # positive imaginary part, of which the centre takes one half.
-        # In double precision, which LAPACK needs for numbers as small as these to be fast.
-        constant = coupling.detach().to(torch.complex128)
-        levels = stretch * torch.linalg.eigvalsh(0.5 * (constant + constant.mH))
-        losses = torch.linalg.eigvalsh(0.5j * (constant.mH - constant))
-        low = float(excitation.detach().min() + levels[0].clamp(max=0.0))
-        high = float(excitation.detach().max() + levels[-1].clamp(min=0.0))
-        level, loss = 0.5 * (low + high), 0.5 * float(losses[0] + losses[-1])
-        absorption = 0.5 * stretch * float(losses[-1] - losses[0])
+        constant = coupling.detach()
+        lowest, highest = _spectrum_bounds(0.5 * (constant + constant.mH))
+        least, most = _spectrum_bounds(0.5j * (constant.mH - constant))
+        low = float(excitation.detach().min()) + stretch * min(lowest, 0.0)
+        high = float(excitation.detach().max()) + stretch * max(highest, 0.0)
+        level, loss = 0.5 * (low + high), 0.5 * (least + most)
+        absorption = 0.5 * stretch * (most - least)
         # Never much flatter than the spectrum, or high polynomials grow beyond all digits.
         radius = max(0.51 * (high - low), 8.0 * absorption) + 1e-6
         hop = coupling - 1j * loss * torch.eye(len(matrix)).to(matrix)
-        rows = torch.cat([torch.cat([hop.real, -hop.imag], 1), torch.cat([hop.imag, hop.real], 1)])
-        diagonal = (excitation - level) * (2.0 / radius)
+        # Transposed, for it stands to the right of the waves.
+        real, imag = hop.real.mT, hop.imag.mT
+        hop = torch.cat([torch.cat([real, imag], 1), torch.cat([-imag, real], 1)])
+        diagonal = (excitation.mT - level) * (2.0 / radius)
         oblique = bool((torch.abs(ratio - 1.0) > 1e-7).any())
         return cls(
-            hop=rows * (2.0 / radius),
-            diagonal=torch.cat([diagonal, diagonal]),
-            oblique=ratio.repeat(2 * len(matrix), 1) if oblique else None,
+            hop=hop * (2.0 / radius),
+            diagonal=torch.cat([diagonal, diagonal], 1),
+            oblique=ratio[:, None] if oblique else None,
             level=level,
-            damping=loss * ratio,
+            damping=loss * ratio[:, None],
             radius=radius,
             absorption=absorption,
         )
@@ -303,7 +307,7 @@ class _ChebyshevOperator:
     def twice(self, wave: torch.Tensor, minus: torch.Tensor) -> torch.Tensor:
         """Return 2 x wave - minus."""
         scaled = wave if self.oblique is None else wave * self.oblique
-        return (self.hop @ scaled).sub_(minus).addcmul_(self.diagonal, wave)
+        return (scaled @ self.hop).sub_(minus).addcmul_(self.diagonal, wave)
 
     def stages(self, thickness: torch.Tensor) -> list[torch.Tensor]:
         """Split the sorted thicknesses so that no expansion's terms outgrow its sum.
@@ -325,11 +329,11 @@ class _ChebyshevOperator:
         return stages
 
     def exponential(self, wave: torch.Tensor, thickness: torch.Tensor) -> torch.Tensor:
-        """Return exp(2 pi i z matrix) wave for ascending thicknesses, shape (t, n, b)."""
+        """Return exp(2 pi i z matrix) wave for ascending thicknesses, shape (t, b, n)."""
         precision = 0.1 * torch.finfo(wave.dtype).eps
         coefficients = _chebyshev_coefficients(thickness, self.radius, precision)
         coefficients = coefficients.to(wave.device, wave.real.dtype)
-        first = torch.cat([wave.real, wave.imag])
+        first = torch.cat([wave.real, wave.imag], 1)
         vectors = [first, 0.5 * self.twice(first, torch.zeros_like(first))]
         even, odd = torch.zeros(
             2, len(thickness), first.numel(), dtype=first.dtype, device=first.device
@@ -343,11 +347,42 @@ class _ChebyshevOperator:
                 odd = torch.addmm(odd, some[:, 1::2], torch.stack(vectors[1:terms:2]).flatten(1))
             vectors = vectors[terms:]
         (real, imag), (odd_real, odd_imag) = (
-            part.reshape(-1, 2, *wave.shape).unbind(1) for part in (even, odd)
+            part.reshape(len(thickness), *first.shape).chunk(2, 2) for part in (even, odd)
         )
         depth = (2.0 * pi * thickness[:, None, None]).to(wave.device)
         common = torch.exp(depth * (1j * self.level - self.damping)).to(wave.dtype)
         return torch.complex(real - odd_imag, imag + odd_real) * common
+
+
+def _spectrum_bounds(hermitian: torch.Tensor) -> tuple[float, float]:
+    """Return numbers below and above all eigenvalues, for a few products with a vector.
+
+    Lanczos; the norm of the last residual makes the extreme Ritz values safe bounds (Zhou & Li,
+    J. Comput. Phys. 230 (2011) 8393).
+    """
+    n = len(hermitian)
+    steps = min(_LANCZOS_STEPS, n)
+    start = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    residual = start.to(hermitian)
+    basis = torch.zeros(steps, n, dtype=hermitian.dtype, device=hermitian.device)
+    projected = torch.zeros(steps, steps, dtype=torch.float64)
+    for i in range(steps):
+        norm = float(torch.linalg.norm(residual))
+        if i:
+            projected[i, i - 1] = projected[i - 1, i] = norm
+        if norm < 1e-30:  # nothing but zeros, or all of the space is spanned
+            return _ends(projected[:i, :i], 0.0)
+        basis[i] = residual / norm
+        image = hermitian @ basis[i]
+        overlap = basis[: i + 1].conj() @ image
+        projected[i, i] = float(overlap[i].real)
+        residual = image - overlap @ basis[: i + 1]
+    return _ends(projected, float(torch.linalg.norm(residual)))
+
+
+def _ends(projected: torch.Tensor, margin: float) -> tuple[float, float]:
+    values = torch.linalg.eigvalsh(projected)
+    return float(values[0]) - margin, float(values[-1]) + margin
 
 
 def _chebyshev_coefficients(
