@@ -31,6 +31,8 @@ RADIUS_RANGE = (2.0, 11.0)
 _MC_CHUNK = 8
 # `batch_size` counts patterns of so many pixels.
 _BATCH_PIXELS = 128 * 128
+# Patterns of so many pixels that a CPU takes through the network at once: what its caches hold.
+_CPU_CHUNK = 8
 _REPLACED = (
     "replaced pixels of the patterns: NaN and infinite ones by the median of their neighbours, "
     "negative ones by 0"
@@ -335,8 +337,11 @@ class BraggDiskFinder:
         images = self._geometry.to_network(torch.from_numpy(patterns).to(device))
         if not self.mc_samples:
             with mixed_precision(device):
-                maps = _halving(lambda some: network(some, probe), images)
-            peaks = self._peaks(maps)
+                parts = [
+                    _halving(lambda some: network(some, probe), some)
+                    for some in images.split(self._chunk(device))
+                ]
+            peaks = self._peaks(torch.cat(parts))
         else:
             peaks = []
             for image in images:
@@ -344,6 +349,10 @@ class BraggDiskFinder:
                 (found,) = self._peaks(maps.mean(0, keepdim=True))
                 peaks.append(np.hstack([found, peak_spread(maps, found[:, :2], reach=1)]))
         return [self._on_detector(found) for found in self._refined(images, peaks)]
+
+    def _chunk(self, device: torch.device) -> int:
+        at_once = self.patterns_at_once
+        return max(1, at_once * _CPU_CHUNK // self.batch_size) if device.type == "cpu" else at_once
 
     def _refined(self, images: torch.Tensor, peaks: list[np.ndarray]) -> list[np.ndarray]:
         """Peaks moved to the disks; not where zooming has made up the pixels between."""
