@@ -31,13 +31,13 @@ from ..physics.multislice import multislice_patterns
 from ..physics.patterns import Detector, probe_image, structure_factor_peaks
 from ..physics.structures import CrystalTable
 from ..progress import progress_bar
+from ..shards import table_hash
 from .library import (
     ORIENTATION_KINDS,
     LibraryConfig,
     draw_crystals,
     draw_orientation,
     read_shard,
-    table_hash,
 )
 from .train import target_map
 

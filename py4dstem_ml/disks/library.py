@@ -12,11 +12,8 @@ import json
 import logging
 import os
 from argparse import ArgumentParser, Namespace
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
 
 import h5py
@@ -40,7 +37,7 @@ from ..physics.patterns import (
     structure_factor_peaks,
 )
 from ..physics.structures import CrystalTable, split_by_material
-from ..progress import progress_bar
+from ..shards import make_shards, refuse_other, table_hash, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +203,7 @@ def simulate_shard(
     path = Path(output) / f"{part}-{number:06d}.h5"
     origin = {"seed": seed, "config": json.dumps(asdict(config)), "table": table_hash(structures)}
     if path.exists():
-        _compare(path, origin)
+        refuse_other(path, origin)
         return path
     rng = np.random.default_rng([seed, number, PARTS.index(part)])
     table = _cached_table(structures)
@@ -232,26 +229,11 @@ def simulate_shard(
     return path
 
 
-def _compare(path: Path, origin: dict[str, int | str]) -> None:
-    """Refuse a shard that was made from something else, as far as it says what it was made from."""
-    with h5py.File(path, "r") as file:
-        differing = [
-            key for key, value in origin.items() if key in file.attrs and file.attrs[key] != value
-        ]
-    if differing:
-        raise ValueError(
-            f"{path} was simulated with another {' and '.join(differing)}: choose another output "
-            "folder, or move the shards away"
-        )
-
-
 def _write(
     path: Path, patterns: npt.NDArray, peak_lists: list, rows: dict[str, list],
     setting: Setting, origin: dict[str, int | str],
 ) -> None:  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    with h5py.File(unfinished, "w") as file:
+    with written_whole(path) as file:
         file["patterns"] = patterns
         file["peaks"] = np.concatenate(peak_lists)
         file["offsets"] = np.cumsum([0, *map(len, peak_lists)])
@@ -260,16 +242,9 @@ def _write(
         file.attrs["energy_ev"] = setting.energy_ev
         file.attrs["pixel_size"] = setting.detector.pixel_size
         file.attrs.update(origin)
-    unfinished.replace(path)
 
 
 _cached_table = cache(CrystalTable)
-
-
-@cache
-def table_hash(path: str | Path) -> str:
-    """Return the sha256 of a table of crystals, read once a process."""
-    return sha256(Path(path).read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,14 +307,8 @@ def simulate(
         simulate_shard, structures=str(structures), output=str(output), part=part, seed=seed,
         config=config or LibraryConfig(), device=device,
     )  # fmt: skip
-    bar = partial(progress_bar, total=shards, description="shards", progress=progress)
     numbers = range(first, first + shards)
-    if processes == 1:
-        return list(bar(map(work, numbers)))
-    with ProcessPoolExecutor(
-        processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        return list(bar(pool.map(work, numbers)))
+    return make_shards(work, numbers, processes=processes, progress=progress)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -1,0 +1,88 @@
+"""Shards: files that a seed and a number alone decide, made whole, resumed, and never mixed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cache, partial
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+
+import h5py
+import torch
+
+from .progress import progress_bar
+
+
+@cache
+def table_hash(path: str | Path) -> str:
+    """Return the sha256 of a table of crystals, read once a process."""
+    return sha256(Path(path).read_bytes()).hexdigest()
+
+
+def refuse_other(path: Path, origin: Mapping[str, int | str]) -> None:
+    """Refuse a shard that was made from something else, as far as it says what it was made from.
+
+    Parameters
+    ----------
+    path : Path
+    origin : mapping
+        Attributes of the shard that would be made now: seed, config, table of crystals.
+
+    Raises
+    ------
+    ValueError
+        If one of them differs.
+    """
+    with h5py.File(path, "r") as file:
+        differing = [
+            key for key, value in origin.items() if key in file.attrs and file.attrs[key] != value
+        ]
+    if differing:
+        raise ValueError(
+            f"{path} was simulated with another {' and '.join(differing)}: choose another output "
+            "folder, or move the shards away"
+        )
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file that takes its name only when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with h5py.File(unfinished, "w") as file:
+            yield file
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def make_shards(
+    make: Callable[[int], Path],
+    numbers: range,
+    *,
+    processes: int = 1,
+    progress: bool | None = None,
+) -> list[Path]:
+    """Return ``make(number)`` of all numbers, in several processes with one thread each.
+
+    Parameters
+    ----------
+    make : callable
+        Picklable, where there is more than one process.
+    numbers : range
+    processes : int
+    progress : bool, optional
+        None: a bar in a terminal or a notebook.
+    """
+    bar = partial(progress_bar, total=len(numbers), description="shards", progress=progress)
+    if processes == 1:
+        return list(bar(map(make, numbers)))
+    with ProcessPoolExecutor(
+        processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        return list(bar(pool.map(make, numbers)))
