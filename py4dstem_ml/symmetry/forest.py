@@ -1,0 +1,183 @@
+"""Random forests as flat arrays: scikit-learn's own votes, without scikit-learn or pickle.
+
+All trees lie in one row of nodes, each level by level, the two children of a node side by side,
+so that one number says where both are. Every sample walks down all trees together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .. import weights
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+#: Marks a leaf in ``feature``.
+_LEAF = -1
+#: Samples times trees that walk down together.
+_WALKERS = 2**20
+_ARRAYS = ("roots", "feature", "threshold", "child", "values")
+
+
+@dataclass(frozen=True, eq=False)
+class Forest:
+    """The trees of a random forest.
+
+    Attributes
+    ----------
+    roots : torch.Tensor of int, shape (trees,)
+        Node of each tree's root.
+    feature : torch.Tensor of int16, shape (nodes,)
+        What a node asks for; -1 in a leaf.
+    threshold : torch.Tensor of float32, shape (nodes,)
+        Left where the feature is not greater.
+    child : torch.Tensor of int32, shape (nodes,)
+        The left child, the right one being the next; in a leaf its row in ``values``.
+    values : torch.Tensor, shape (leaves, k)
+        Class probabilities, float16, or regressed values, float32.
+    classes : tuple
+        Of a classifier; empty for a regressor.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import RandomForestClassifier
+    >>> x = np.arange(20, dtype=np.float32)[:, None]
+    >>> model = RandomForestClassifier(5, random_state=0).fit(x, x[:, 0] > 9)
+    >>> Forest.from_sklearn(model).votes(x[:1]).tolist()
+    [[5, 0]]
+    """
+
+    roots: torch.Tensor
+    feature: torch.Tensor
+    threshold: torch.Tensor
+    child: torch.Tensor
+    values: torch.Tensor
+    classes: tuple[Any, ...] = ()
+
+    @classmethod
+    def from_sklearn(cls, model: RandomForestClassifier | RandomForestRegressor) -> Forest:
+        """Take over a fitted forest of scikit-learn."""
+        classes = tuple(np.asarray(getattr(model, "classes_", ())).tolist())
+        parts: dict[str, list[npt.NDArray]] = {name: [] for name in _ARRAYS}
+        n_nodes = n_leaves = 0
+        for estimator in model.estimators_:
+            tree = _flat(estimator.tree_, n_nodes, n_leaves, bool(classes))
+            parts["roots"].append(np.array([n_nodes]))
+            for name, array in tree.items():
+                parts[name].append(array)
+            n_nodes += len(tree["feature"])
+            n_leaves += len(tree["values"])
+        arrays = {name: torch.from_numpy(np.concatenate(some)) for name, some in parts.items()}
+        return cls(**arrays, classes=classes)
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike, device: torch.device | str = "cpu") -> Forest:
+        """Read what `save` wrote, by name or path."""
+        tensors, metadata = weights.load(name_or_path)
+        if set(tensors) != set(_ARRAYS):
+            raise weights.WeightsError(f"{name_or_path} does not hold a forest")
+        return cls(
+            **{name: tensor.to(device) for name, tensor in tensors.items()},
+            classes=tuple(metadata.get("classes", ())),
+        )
+
+    def save(self, path: str | os.PathLike, metadata: Mapping[str, Any]) -> None:
+        """Write the trees to a safetensors file."""
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in _ARRAYS}
+        weights.save(path, tensors, {**metadata, "classes": list(self.classes)})
+
+    def __len__(self) -> int:
+        return len(self.roots)
+
+    def leaves(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
+        """Return the row of ``values`` that each sample reaches in each tree, shape (n, trees).
+
+        Parameters
+        ----------
+        x : array_like, shape (n, features)
+            Taken as float32, as scikit-learn does.
+        """
+        samples = torch.as_tensor(x).to(self.roots.device, torch.float32)
+        size = max(1, _WALKERS // len(self))
+        return torch.cat([self._walk(some) for some in samples.split(size)])
+
+    def _walk(self, samples: torch.Tensor) -> torch.Tensor:
+        n = len(samples)
+        node = self.roots.repeat(n)
+        start = torch.arange(n, device=node.device).repeat_interleave(len(self)) * samples.shape[1]
+        flat = samples.reshape(-1)
+        walking = torch.arange(len(node), device=node.device)
+        while len(walking):
+            here = node[walking]
+            feature = self.feature[here].long()
+            inner = feature != _LEAF
+            walking, here, feature = walking[inner], here[inner], feature[inner]
+            right = flat[start[walking] + feature] > self.threshold[here]
+            node[walking] = self.child[here].long() + right
+        return self.child[node].long().reshape(n, len(self))
+
+    def votes(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
+        """Return how many trees vote for each class, int64, shape (n, classes)."""
+        winner = self.values.float().argmax(1)
+        chosen = winner[self.leaves(x)]
+        counts = torch.zeros(
+            len(chosen), len(self.classes), dtype=torch.int64, device=chosen.device
+        )
+        return counts.scatter_add_(1, chosen, torch.ones_like(chosen))
+
+    def probabilities(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
+        """Return the mean class probabilities of the trees, float32, shape (n, classes)."""
+        leaves = self.leaves(x)
+        total = torch.zeros(len(leaves), self.values.shape[1], device=leaves.device)
+        for column in leaves.T:
+            total += self.values[column].float()
+        return total / len(self)
+
+    def predictions(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
+        """Return each tree's values, float32, shape (n, trees, k): a regressor's spread."""
+        return self.values[self.leaves(x)].float()
+
+
+def _flat(tree: Any, first_node: int, first_leaf: int, classifier: bool) -> dict[str, npt.NDArray]:
+    """One tree of scikit-learn, level by level."""
+    left, right = tree.children_left, tree.children_right
+    levels, level = [], np.zeros(1, dtype=np.int64)
+    while len(level):
+        levels.append(level)
+        inner = level[left[level] >= 0]
+        level = np.column_stack([left[inner], right[inner]]).ravel()
+    order = np.concatenate(levels)
+    inner = left[order] >= 0
+    child = np.empty(len(order), dtype=np.int32)
+    # Children come in the order of their parents, in pairs, after the root.
+    child[inner] = first_node + 1 + 2 * np.arange(inner.sum())
+    child[~inner] = first_leaf + np.arange((~inner).sum())
+    threshold = tree.threshold[order]
+    below = threshold.astype(np.float32)
+    # x <= t for a float32 x is x <= the largest float32 not above t.
+    below = np.where(below > threshold, np.nextafter(below, np.float32(-np.inf)), below)
+    values = tree.value[order[~inner]]
+    return {
+        "feature": np.where(inner, tree.feature[order], _LEAF).astype(np.int16),
+        "threshold": below.astype(np.float32),
+        "child": child,
+        "values": _probabilities(values[:, 0]) if classifier else values[:, :, 0].astype("f4"),
+    }
+
+
+def _probabilities(counts: npt.NDArray) -> npt.NDArray[np.float16]:
+    """Class probabilities of leaves, rounded so that the winner stays the winner."""
+    winner = counts.argmax(1)
+    rounded = (counts / counts.sum(1, keepdims=True)).astype(np.float16)
+    row = np.flatnonzero(rounded.argmax(1) != winner)
+    rounded[row, winner[row]] = np.nextafter(rounded[row].max(1), np.float16(2))
+    return rounded

@@ -1,0 +1,76 @@
+"""Flat forests vote as scikit-learn's do, tree by tree."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+from py4dstem_ml import weights
+from py4dstem_ml.symmetry.forest import Forest, _probabilities
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(800, 30)).astype(np.float32)
+    x[:, 3] = np.round(x[:, 3], 1)  # ties with thresholds
+    label = np.array(["cubic", "hexagonal", "tetragonal"])[
+        (x[:, 0] + x[:, 3] > 0).astype(int) + (x[:, 1] * x[:, 2] > 0.2)
+    ]
+    return x, label, rng.normal(size=(500, 30)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def classifier(data):
+    return RandomForestClassifier(25, max_depth=9, random_state=1).fit(*data[:2])
+
+
+def test_votes_are_scikit_learns(data, classifier):
+    forest, unseen = Forest.from_sklearn(classifier), np.concatenate([data[2], data[0]])
+    by_tree = np.array([tree.predict(unseen) for tree in classifier.estimators_]).astype(int)
+    expected = (by_tree.T[:, :, None] == np.arange(3)).sum(1)
+    np.testing.assert_array_equal(forest.votes(unseen), expected)
+    assert forest.classes == ("cubic", "hexagonal", "tetragonal")
+
+
+def test_probabilities_are_scikit_learns(data, classifier):
+    forest = Forest.from_sklearn(classifier)
+    found = forest.probabilities(data[2])
+    np.testing.assert_allclose(found, classifier.predict_proba(data[2]), atol=5e-4)  # float16
+
+
+def test_a_regressors_trees_are_scikit_learns(data):
+    x, _, unseen = data
+    model = RandomForestRegressor(12, random_state=2).fit(x, x[:, :3] * [1, 10, 100])
+    expected = np.stack([tree.predict(unseen) for tree in model.estimators_], axis=1)
+    found = Forest.from_sklearn(model).predictions(unseen)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_single_leaf_is_a_tree_too():
+    x = np.zeros((4, 2), np.float32)
+    model = RandomForestClassifier(3, random_state=0).fit(x, [1, 1, 1, 1])
+    np.testing.assert_array_equal(Forest.from_sklearn(model).votes(x), np.full((4, 1), 3))
+
+
+def test_many_samples_walk_in_blocks(data, classifier, monkeypatch):
+    forest = Forest.from_sklearn(classifier)
+    expected = forest.leaves(data[2])
+    monkeypatch.setattr("py4dstem_ml.symmetry.forest._WALKERS", 100)
+    torch.testing.assert_close(forest.leaves(data[2]), expected)
+
+
+def test_saved_and_read(data, classifier, tmp_path):
+    forest, path = Forest.from_sklearn(classifier), tmp_path / "forest.safetensors"
+    forest.save(path, {"features": 1})
+    again = Forest.load(path)
+    torch.testing.assert_close(again.votes(data[2]), forest.votes(data[2]))
+    assert again.classes == forest.classes
+    weights.save(path, {"something": torch.zeros(1)}, {})
+    with pytest.raises(weights.WeightsError, match="does not hold a forest"):
+        Forest.load(path)
+
+
+def test_rounding_keeps_the_winner():
+    counts = np.array([[9999.0, 10000.0, 0.0], [3.0, 2.0, 2.0], [5.0, 5.0, 0.0]])
+    np.testing.assert_array_equal(_probabilities(counts).argmax(1), [1, 0, 0])
