@@ -14,9 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SYSTEMS = ("disks",)
+SYSTEMS = ("disks", "symmetry")
 _DESCRIPTION = "Machine learning for electron diffraction."
 
+# What is built of a system so far.
+_COMMANDS = {
+    "disks": ("simulate", "train", "tune", "evaluate", "predict"),
+    "symmetry": ("simulate",),
+}
 # The module that runs a command on a system.
 _MODULES = {
     "simulate": "py4dstem_ml.{system}.library",
@@ -84,7 +89,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         systems = commands.add_parser(command, help=_HELP[command]).add_subparsers(
             dest="system", required=True, metavar="SYSTEM"
         )
-        for system in SYSTEMS:
+        for system in (name for name in SYSTEMS if command in _COMMANDS[name]):
             called = systems.add_parser(system, help=f"{_HELP[command]}: {system}")
             if called_words == [command, system]:
                 implementation = importlib.import_module(module.format(system=system))

@@ -28,7 +28,8 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     Raises
     ------
     ValueError
-        If a GPU is asked for and this machine, or this build of torch, has none.
+        If there is no such kind of device, or a GPU is asked for and this machine, or this build
+        of torch, has none.
 
     Examples
     --------
@@ -40,7 +41,12 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"There is no device {str(device)!r}: give 'cpu', 'cuda', 'cuda:1', ..., or None."
+        ) from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"The device {str(chosen)!r} is not there: torch {torch.__version__} sees "

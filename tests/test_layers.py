@@ -13,7 +13,7 @@ TOOLKITS = {"py4DSTEM", "hyperspy", "pyxem", "emdfile", "orix"}
 PHYSICS_MAY = {"torch", "numpy", "scipy"}
 STRUCTURES_MAY = PHYSICS_MAY | {"ase", "spglib"}
 # From crystals to weights on any GPU machine: nothing else need be installed there.
-TRAINING = {"train", "library", "augment", "network", "layers"}
+TRAINING = {"train", "library", "augment", "network", "layers", "radial_basis"}
 TRAINING_MAY = PHYSICS_MAY | {"h5py"}  # safetensors through our own weights
 TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute", "shards"}
 SYSTEMS_MAY = TRAINING_MAY | {"sklearn", "joblib", "matplotlib"}
@@ -106,13 +106,16 @@ def test_a_floor_knows_only_its_own_libraries(path: Path) -> None:
         assert not outside(path) & TOOLKITS
 
 
-@pytest.mark.parametrize("stem", sorted(TRAINING))
-def test_training_needs_little(stem: str) -> None:
-    path = PACKAGE / "disks" / f"{stem}.py"
+TRAINING_FILES = [path for path in FILES if floor_of(path) == "system" and path.stem in TRAINING]
+
+
+@pytest.mark.parametrize("path", TRAINING_FILES, ids=name)
+def test_training_needs_little(path: Path) -> None:
+    system = path.parent.name
     assert outside(path) <= TRAINING_MAY
     for module in (name for name, _ in imports(path) if name.startswith("py4dstem_ml.")):
         _, part, *inner = module.split(".")
-        assert part in TRAINING_MAY_OURS or (part == "disks" and inner[0] in TRAINING), module
+        assert part in TRAINING_MAY_OURS or (part == system and inner[0] in TRAINING), module
 
 
 def test_every_name_of_an_import_is_seen() -> None:

@@ -48,12 +48,12 @@ def plot_peaks(
     """
     fig, ax = _axes(ax)
     image = np.nan_to_num(np.asarray(pattern, dtype=float)).clip(min=0) ** power
-    ax.imshow(image, cmap="gray", vmin=image.min(), vmax=np.percentile(image, 99.9))
+    ax.imshow(image, cmap="gray", vmin=np.percentile(image, 20), vmax=np.percentile(image, 99.9))
     peaks = np.asarray(peaks, dtype=float)
     if len(peaks):
         area = marker_area * peaks[:, 2] / peaks[:, 2].max()
         ax.scatter(
-            peaks[:, 1], peaks[:, 0], s=area.clip(min=3), facecolors="none", edgecolors="tab:red"
+            peaks[:, 1], peaks[:, 0], s=area.clip(min=4), facecolors="none", edgecolors="orangered"
         )
     ax.set(xlabel="column (px)", ylabel="row (px)", title=f"{len(peaks)} peaks")
     return fig, ax
@@ -77,9 +77,16 @@ def plot_counts(counts: ArrayLike, ax: Axes | None = None) -> tuple[Figure | Sub
     >>> from py4dstem_ml.disks import plot_counts
     >>> fig, ax = plot_counts([[12, 13], [9, 11]])
     """
+    from matplotlib.ticker import MaxNLocator
+
     fig, ax = _axes(ax)
-    image = ax.imshow(np.asarray(counts), cmap="viridis")
-    fig.colorbar(image, ax=ax, label="peaks")
+    counts = np.asarray(counts)
+    lowest = 0 if np.ptp(counts) == 0 else counts.min()
+    image = ax.imshow(counts, cmap="viridis", vmin=lowest, vmax=max(counts.max(), lowest + 1))
+    whole = MaxNLocator(integer=True)
+    fig.colorbar(image, ax=ax, label="peaks", ticks=whole)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="scan column", ylabel="scan row")
     return fig, ax
 

@@ -259,7 +259,9 @@ class BraggDiskFinder:
         """
         pattern = np.asarray(pattern)
         if pattern.ndim != 2:
-            raise ValueError(f"a diffraction pattern must be 2-D, not {pattern.ndim}-D")
+            raise ValueError(
+                f"a diffraction pattern must be 2-D, not {pattern.ndim}-D; for a stack call .find"
+            )
         return self.find(pattern[None])[0]
 
     def find(self, patterns: ArrayLike) -> list[np.ndarray]:
@@ -296,7 +298,10 @@ class BraggDiskFinder:
         """Check a stack of patterns (B, H, W) and replace what a network cannot take."""
         patterns = np.asarray(patterns)
         if patterns.ndim != 3:
-            raise ValueError(f"a stack of patterns must be 3-D, not {patterns.ndim}-D")
+            raise ValueError(
+                f"a stack of patterns must be 3-D, not {patterns.ndim}-D; for one pattern call the "
+                f"finder itself"
+            )
         if patterns.dtype.kind not in "buif":
             raise ValueError(f"patterns must hold real numbers, not {patterns.dtype}")
         if patterns.shape[1:] != self.probe.image.shape:

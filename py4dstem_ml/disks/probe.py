@@ -10,8 +10,12 @@ from scipy import fft, ndimage, stats
 
 __all__ = ["VacuumProbe", "estimate_probe", "fourier_shift", "prepare_probe", "sample_patterns"]
 
-# More negative than this share of the positive signal is a correlation kernel, not a noisy image.
-_NEGATIVE_SHARE = 0.2
+# A correlation kernel sums to zero: more negative than this share of the positive signal is one,
+# less is noise about a background that has been subtracted.
+_NEGATIVE_SHARE = 0.5
+# What stands beside the disk higher than this share of its plateau is no halo, and where it covers
+# more than this share of the disk's area, the image is not that of one beam.
+_STRAY_HEIGHT, _STRAY_AREA = 0.1, 0.5
 _HOW_TO_GIVE = (
     "give the probe yourself: probe= a 2-D image of the beam in vacuum, of the same size as the "
     "patterns (with py4DSTEM: datacube.get_vacuum_probe(ROI=...) over positions beside the sample)"
@@ -50,8 +54,8 @@ def prepare_probe(probe: ArrayLike) -> VacuumProbe:
     Raises
     ------
     ValueError
-        If it is not 2-D or 3-D, not finite, clearly negative (a correlation kernel), holds no
-        disk, or a disk that the edge of the image cuts.
+        If it is not 2-D or 3-D, not finite, as negative as positive (a correlation kernel), holds
+        no disk, a disk that the edge of the image cuts, or more than one (a diffraction pattern).
 
     Examples
     --------
@@ -73,9 +77,10 @@ def prepare_probe(probe: ArrayLike) -> VacuumProbe:
         raise ValueError("the probe has pixels that are NaN or infinite; replace them first")
     if -images.clip(max=0).sum() > _NEGATIVE_SHARE * images.clip(min=0).sum():
         raise ValueError(
-            "the probe has many negative pixels; give the image of the beam in vacuum, not the "
-            "kernel made from it for cross-correlation"
+            "the probe is about as negative as it is positive; give the image of the beam in "
+            "vacuum (a py4DSTEM Probe's .probe), not the kernel made from it for cross-correlation"
         )
+    images = images.clip(min=0)
     mean = np.mean([_centred(image) for image in images], axis=0)
     height, width = mean.shape
     centre, radius, _ = _measure_disk(mean)
@@ -97,6 +102,7 @@ def _centred(image: np.ndarray) -> np.ndarray:
             f"{col:.1f}) is cut by the edge of its image; {_HOW_TO_GIVE}"
         )
     distance = np.hypot(*np.ogrid[-row : height - row - 0.5, -col : width - col - 0.5])
+    _refuse_many(image, distance, radius, plateau)
     outside = image[distance > 2 * radius + 3]
     floor, noise = 0.0, 0.0
     if outside.size:
@@ -107,6 +113,20 @@ def _centred(image: np.ndarray) -> np.ndarray:
     disk[(distance > 1.3 * radius + 1) & (disk < 3 * noise)] = 0.0
     disk = fourier_shift(disk.clip(min=0), (height // 2 - row, width // 2 - col))
     return disk / (plateau - floor)
+
+
+def _refuse_many(image: np.ndarray, distance: np.ndarray, radius: float, plateau: float) -> None:
+    """Refuse what shows more than one beam: it would be fitted to every disk all the same."""
+    beside = ndimage.median_filter(image, 3, mode="nearest")[distance > 1.6 * radius + 2]
+    if beside.size == 0:
+        return
+    floor = np.median(beside)
+    stray = np.count_nonzero(beside - floor > _STRAY_HEIGHT * (plateau - floor))
+    if stray > _STRAY_AREA * np.pi * radius**2:
+        raise ValueError(
+            f"the probe's image shows more than one disk (the brightest has radius {radius:.1f} "
+            f"px); a diffraction pattern, or a mean of them, is no probe; {_HOW_TO_GIVE}"
+        )
 
 
 def _measure_disk(image: np.ndarray) -> tuple[tuple[float, float], float, float]:

@@ -189,7 +189,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, output: Path, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config, self.output, self.device = config, output, device
-        self.network = _first_network(config).to(device)
+        self.network = build_network(config.network).to(device)
         self.average = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging),
             use_buffers=True,
@@ -199,6 +199,11 @@ class Trainer:
         )
         self.parallel: nn.Module = self.network
         self.step, self.seconds = 0, 0.0
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the averaged weights are written."""
+        return self.output / f"{self.config.network}.safetensors"
 
     @property
     def progress(self) -> float:
@@ -248,8 +253,7 @@ class Trainer:
     def save(self, metadata: dict[str, Any]) -> Path:
         """Write the averaged weights, and all that a resumed run needs."""
         averaged: DiskNet = self.average.module
-        path = self.output / f"{self.config.network}.safetensors"
-        save_network(averaged, path, metadata)
+        save_network(averaged, self.weights_path, metadata)
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
@@ -259,7 +263,24 @@ class Trainer:
             self.output / "checkpoint.safetensors", tensors,
             {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)},
         )  # fmt: skip
-        return path
+        return self.weights_path
+
+    def start_from(self, name_or_path: str) -> str:
+        """Begin with trained weights; return their sha256.
+
+        Raises
+        ------
+        ValueError
+            If they are of another network, or the file that this run will write.
+        """
+        trained = load_network(name_or_path)
+        if trained.spec != self.network.spec:
+            raise ValueError(f"{name_or_path} are not weights of a {self.config.network}")
+        if Path(name_or_path).resolve() == self.weights_path.resolve():
+            raise ValueError(f"{name_or_path} would be written over: choose another output folder")
+        self.network.load_state_dict(trained.state_dict())
+        self.average.module.load_state_dict(trained.state_dict())
+        return str(trained.metadata["sha256"])
 
     def resume(self) -> None:
         """Go on from the checkpoint of the output folder.
@@ -272,9 +293,9 @@ class Trainer:
         tensors, state = weights.load(self.output / "checkpoint.safetensors")
         config = asdict(self.config)
         differing = [
-            f"{name} ({value} in the checkpoint, not {config[name]})"
-            for name, value in state["config"].items()
-            if name in config and name not in _LENGTH and value != config[name]
+            f"{name} ({state['config'].get(name)} in the checkpoint, not {value})"
+            for name, value in config.items()
+            if name not in _LENGTH and state["config"].get(name) != value
         ]
         if differing:
             raise ValueError(f"{self.output} cannot be resumed with another {', '.join(differing)}")
@@ -292,16 +313,6 @@ class Trainer:
         optimizer = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**optimizer, "state": optimizer_state})
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
-
-
-def _first_network(config: TrainConfig) -> DiskNet:
-    network = build_network(config.network)
-    if config.start_from is not None:
-        trained = load_network(config.start_from)
-        if trained.spec != network.spec:
-            raise ValueError(f"{config.start_from} are not weights of a {config.network}")
-        network.load_state_dict(trained.state_dict())
-    return network
 
 
 def train(
@@ -344,8 +355,11 @@ def train(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, output, device)
+    metadata: dict[str, Any] = {"training": asdict(config), "augmentation": asdict(augment)}
     if resume:
         trainer.resume()
+    elif config.start_from is not None:
+        metadata["start_sha256"] = trainer.start_from(config.start_from)
     if processes > 1:
         trainer.parallel = nn.parallel.DistributedDataParallel(trainer.network)
     first = trainer.step
@@ -356,7 +370,6 @@ def train(
     seed = int(np.random.SeedSequence([config.seed, rank, first]).generate_state(1)[0])
     torch.manual_seed(seed)
     augmentation = Augmentation(augment, seed, device)
-    metadata = {"training": asdict(config), "augmentation": asdict(augment)}
     try:
         _loop(trainer, stream, augmentation, metadata, rank, save_every_s)
     except KeyboardInterrupt:

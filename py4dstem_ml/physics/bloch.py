@@ -292,8 +292,11 @@ class _ChebyshevOperator:
         # Transposed, for it stands to the right of the waves.
         real, imag = hop.real.mT, hop.imag.mT
         hop = torch.cat([torch.cat([real, imag], 1), torch.cat([-imag, real], 1)])
-        diagonal = (excitation.mT - level) * (2.0 / radius)
-        oblique = bool((torch.abs(ratio - 1.0) > 1e-7).any())
+        diagonal = ((excitation.mT - level) * (2.0 / radius)).to(hop.dtype)
+        differing = torch.abs(ratio.detach() - 1.0) > 4.0 * torch.finfo(hop.dtype).eps
+        # With gradients the ratio carries them, also where all are alike.
+        oblique = bool(differing.any()) or k_normal.requires_grad
+        ratio = ratio.to(hop.dtype)
         return cls(
             hop=hop * (2.0 / radius),
             diagonal=torch.cat([diagonal, diagonal], 1),
@@ -338,10 +341,12 @@ class _ChebyshevOperator:
         even, odd = torch.zeros(
             2, len(thickness), first.numel(), dtype=first.dtype, device=first.device
         )
+        left = coefficients.shape[1]
         for some in coefficients.split(_CHEBYSHEV_CHUNK, dim=1):
             terms = some.shape[1]
-            while len(vectors) < terms + 2:
+            while len(vectors) < min(left, terms + 2):  # two for the next chunk to go on from
                 vectors.append(self.twice(vectors[-1], vectors[-2]))
+            left -= terms
             even = torch.addmm(even, some[:, ::2], torch.stack(vectors[:terms:2]).flatten(1))
             if terms > 1:
                 odd = torch.addmm(odd, some[:, 1::2], torch.stack(vectors[1:terms:2]).flatten(1))
@@ -349,16 +354,18 @@ class _ChebyshevOperator:
         (real, imag), (odd_real, odd_imag) = (
             part.reshape(len(thickness), *first.shape).chunk(2, 2) for part in (even, odd)
         )
-        depth = (2.0 * pi * thickness[:, None, None]).to(wave.device)
-        common = torch.exp(depth * (1j * self.level - self.damping)).to(wave.dtype)
-        return torch.complex(real - odd_imag, imag + odd_real) * common
+        depth = 2.0 * pi * thickness[:, None, None]
+        phase = torch.exp(1j * self.level * depth).to(wave.device, wave.dtype)
+        loss = torch.exp(-depth.to(self.damping) * self.damping)
+        return torch.complex(real - odd_imag, imag + odd_real) * (phase * loss)
 
 
 def _spectrum_bounds(hermitian: torch.Tensor) -> tuple[float, float]:
     """Return numbers below and above all eigenvalues, for a few products with a vector.
 
-    Lanczos; the norm of the last residual makes the extreme Ritz values safe bounds (Zhou & Li,
-    J. Comput. Phys. 230 (2011) 8393).
+    Lanczos from a random start; the extreme Ritz values, moved outwards by the norm of the last
+    residual, bound the spectrum with a probability that is almost one (Zhou & Li, Linear Algebra
+    Appl. 435 (2011) 480).
     """
     n = len(hermitian)
     steps = min(_LANCZOS_STEPS, n)
@@ -366,23 +373,21 @@ def _spectrum_bounds(hermitian: torch.Tensor) -> tuple[float, float]:
     residual = start.to(hermitian)
     basis = torch.zeros(steps, n, dtype=hermitian.dtype, device=hermitian.device)
     projected = torch.zeros(steps, steps, dtype=torch.float64)
+    norm = float(torch.linalg.norm(residual))
     for i in range(steps):
-        norm = float(torch.linalg.norm(residual))
-        if i:
-            projected[i, i - 1] = projected[i - 1, i] = norm
-        if norm < 1e-30:  # nothing but zeros, or all of the space is spanned
-            return _ends(projected[:i, :i], 0.0)
         basis[i] = residual / norm
         image = hermitian @ basis[i]
-        overlap = basis[: i + 1].conj() @ image
-        projected[i, i] = float(overlap[i].real)
-        residual = image - overlap @ basis[: i + 1]
-    return _ends(projected, float(torch.linalg.norm(residual)))
-
-
-def _ends(projected: torch.Tensor, margin: float) -> tuple[float, float]:
-    values = torch.linalg.eigvalsh(projected)
-    return float(values[0]) - margin, float(values[-1]) + margin
+        residual = image
+        for _ in range(2):  # once is not enough to be orthogonal in single precision
+            residual = residual - (basis[: i + 1].conj() @ residual) @ basis[: i + 1]
+        projected[i, i] = float(torch.vdot(basis[i], image).real)
+        norm = float(torch.linalg.norm(residual))
+        rounding = 100.0 * torch.finfo(hermitian.dtype).eps * float(torch.linalg.norm(image))
+        if i + 1 == steps or norm <= rounding:  # or all that the start reaches is spanned
+            break
+        projected[i, i + 1] = projected[i + 1, i] = norm
+    values = torch.linalg.eigvalsh(projected[: i + 1, : i + 1])
+    return float(values[0]) - norm, float(values[-1]) + norm
 
 
 def _chebyshev_coefficients(
@@ -399,9 +404,10 @@ def _chebyshev_coefficients(
     nodes = np.cos(np.arange(2 * order) * (pi / order))
     series = np.fft.fft(np.exp(1j * argument[:, None] * nodes), axis=1)[:, :order] / order
     series[:, 0] *= 0.5
-    # Terms grow off the real axis, see `_ChebyshevOperator.stages`; the transform's own rounding
-    # must not grow with them.
-    least = max(precision * np.exp(-_LARGEST_GROWTH), np.finfo(float).eps)
+    # Terms grow off the real axis, see `_ChebyshevOperator.stages`; what is below the transform's
+    # own rounding must not grow with them.
+    rounding = np.finfo(float).eps * max(1.0, largest**0.5)
+    least = max(precision * np.exp(-_LARGEST_GROWTH), rounding)
     matters = np.abs(series).max(axis=0) > least
     n_terms = int(np.flatnonzero(matters)[-1]) + 1
     coefficients = series.real

@@ -20,7 +20,7 @@ from .electrons import lorentz_factor, wavelength
 from .scattering_factors import absorptive_factor, elastic_factor
 
 #: Scattering factors are tabled at so many |g| and interpolated.
-_FACTOR_NODES = 2048
+_FACTOR_NODES = 4096
 
 
 class BraggSimulator:
@@ -35,9 +35,10 @@ class BraggSimulator:
     s_max : float
         1/Å; beams whose excitation error stays within this for one of the incident waves.
     max_beams : int
-        The strongest are kept where there are more, see `bloch.select_beams`.
+        The strongest are kept where there are more, as by `bloch.select_beams`.
     absorption : bool
         Thermal diffuse absorption.
+    device : torch.device or str
 
     Examples
     --------
@@ -57,16 +58,18 @@ class BraggSimulator:
         s_max: float = 0.06,
         max_beams: int = 300,
         absorption: bool = True,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.energy_ev, self.s_max, self.max_beams = energy_ev, s_max, max_beams
         self.hkl = reflections(crystal, q_max)
-        self.g = torch.as_tensor(self.hkl, dtype=torch.float64) @ crystal.reciprocal.detach()
+        g = torch.as_tensor(self.hkl, dtype=torch.float64) @ crystal.reciprocal.detach()
+        self.g = g.to(device)
         # Differences of two beams reach twice as far.
         limit = 2 * np.abs(self.hkl).max(axis=0)
-        self.couplings = torch.from_numpy(coupling_box(crystal, limit, energy_ev, absorption))
-        strides = np.array(self.couplings.stride())
-        self.couplings = self.couplings.reshape(-1)
-        self.index = torch.from_numpy(self.hkl @ strides)
+        box = torch.from_numpy(coupling_box(crystal, limit, energy_ev, absorption))
+        strides = np.array(box.stride())
+        self.couplings = box.reshape(-1).to(device)
+        self.index = torch.from_numpy(self.hkl @ strides).to(device)
         self.origin = int(limit @ strides)
         mean = self.couplings[self.origin].real.item()
         self.couplings[self.origin] -= mean  # a phase common to all beams
@@ -91,15 +94,15 @@ class BraggSimulator:
         incidence : torch.Tensor, shape (b, 2), optional
             Transverse wave vectors in 1/Å; default one wave along -z.
         """
-        g = self.g @ torch.as_tensor(np.asarray(orientation), dtype=torch.float64)
-        waves = torch.zeros(1, 2, dtype=torch.float64) if incidence is None else incidence
+        g = self.g @ torch.as_tensor(np.asarray(orientation)).to(self.g)
+        waves = (torch.zeros(1, 2) if incidence is None else incidence).to(self.g)
         s = excitation_errors(g, self.energy_ev, waves)
         chosen = self._choose(s.abs().amin(dim=1))
         index = self.index[chosen]
         matrix = self.couplings[self.origin + index[:, None] - index[None, :]]
         k_normal = torch.sqrt(wavelength(self.energy_ev) ** -2 - (waves**2).sum(1))
         amplitudes = propagate(matrix, s[chosen].float(), k_normal.float(), thicknesses)
-        beams = Beams(self.hkl[chosen.numpy()], g[chosen])
+        beams = Beams(self.hkl[chosen.cpu().numpy()], g[chosen])
         return beams, amplitudes.abs().square()
 
     def _choose(self, s: torch.Tensor) -> torch.Tensor:
@@ -144,9 +147,9 @@ def coupling_box(
         + 2 * (metric[0, 1] * h * k + metric[0, 2] * h * l + metric[1, 2] * k * l)
     )  # fmt: skip
     length = np.sqrt(squared)
-    nodes = np.linspace(0.0, length.max(), _FACTOR_NODES)
+    nodes = np.linspace(0.0, max(length.max(), 1e-9), _FACTOR_NODES)
     numbers, b_iso = crystal.numbers.numpy(), crystal.b_iso.detach().numpy()
-    positions, shares = crystal.positions.detach().numpy(), crystal.occupancies.numpy()
+    positions, shares = crystal.positions.detach().numpy(), crystal.occupancies.detach().numpy()
     total = np.zeros(length.shape, dtype=np.complex64)
     for number, b in sorted(set(zip(numbers.tolist(), b_iso.tolist(), strict=True))):
         atoms = (numbers == number) & (b_iso == b)
@@ -154,7 +157,7 @@ def coupling_box(
             np.exp(-2j * pi * np.outer(axis, positions[atoms, i])).astype(np.complex64)
             for i, axis in enumerate(axes)
         ]
-        planes = (waves[0][:, None] * waves[1] * shares[atoms]).astype(np.complex64)
+        planes = waves[0][:, None] * (waves[1] * shares[atoms].astype(np.float32))
         lattice_sum = (planes.reshape(-1, atoms.sum()) @ waves[2].T).reshape(length.shape)
         factor = _factor(number, b, nodes, energy_ev, absorption)
         where = length * ((_FACTOR_NODES - 1) / nodes[-1])

@@ -83,6 +83,8 @@ def laue_operations(crystal: Crystal, g_max: float = 1.0) -> npt.NDArray[np.floa
     Parameters
     ----------
     crystal : Crystal
+        In a cell whose vectors are short and near to right angles, as conventional and reduced
+        cells are: symmetries that need whole numbers beyond -1 to 1 are not found.
     g_max : float
         1/Å; reflections up to here are compared.
 
@@ -99,12 +101,14 @@ def laue_operations(crystal: Crystal, g_max: float = 1.0) -> npt.NDArray[np.floa
     basis = crystal.reciprocal.detach().numpy()
     metric = basis @ basis.T
     matrices = _metric_operations(metric)
-    limit = np.ceil(g_max * np.linalg.norm(crystal.lattice.detach().numpy(), axis=1)).astype(int)
+    reach = 1.05 * g_max  # an image may be a little longer, by rounding
+    limit = np.ceil(reach * np.linalg.norm(crystal.lattice.detach().numpy(), axis=1)).astype(int)
     hkl = np.indices(2 * limit + 1).reshape(3, -1).T - limit
-    hkl = hkl[np.einsum("ni,ij,nj->n", hkl, metric, hkl) <= g_max**2]
-    # The images of these reflections are among them: the operations keep lengths.
+    squared = np.einsum("ni,ij,nj->n", hkl, metric, hkl)
+    hkl, squared = hkl[squared <= reach**2], squared[squared <= reach**2]
     factors = np.zeros(2 * limit + 1)
     factors[tuple((hkl + limit).T)] = crystal.potential_coefficients(hkl).detach().abs().numpy()
+    hkl = hkl[squared <= g_max**2]
     expected = factors[tuple((hkl + limit).T)]
     kept = [
         matrix
@@ -135,7 +139,10 @@ def _metric_operations(metric: Matrix) -> list[npt.NDArray[np.int64]]:
 def spread_directions(
     operations: npt.NDArray[np.float64], n: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Return about ``n`` directions, evenly spread over those that symmetry tells apart.
+    """Return about ``n`` directions, evenly spread over those that the Laue group tells apart.
+
+    Each is drawn from its images: a Laue group joins directions, opposite ones for example, whose
+    patterns differ in hand, or, where the crystal has no inversion centre, in intensities.
 
     Parameters
     ----------
@@ -143,12 +150,11 @@ def spread_directions(
         From `laue_operations`.
     n : int
     rng : numpy.random.Generator
-        Turns the whole set, so that no two crystals get the same one.
 
     Returns
     -------
     ndarray, shape (about n, 3)
-        Unit vectors in one asymmetric sector of the sphere.
+        Unit vectors, at least one.
     """
     count = n * len(operations)
     step = np.arange(count)
@@ -157,7 +163,11 @@ def spread_directions(
     ring = np.sqrt(1.0 - z * z)
     points = np.stack([ring * np.cos(angle), ring * np.sin(angle), z], axis=1)
     points = points @ random_orientation(rng)
-    generic = np.array([0.1734, 0.3187, 0.9318])  # on no mirror of a lattice along the axes
+    generic = random_orientation(rng)[0]  # on no mirror
     nearness = points @ generic
     nearest = np.max([points @ operation @ generic for operation in operations], axis=0)
-    return points[nearness >= nearest - 1e-12]
+    inside = nearness >= nearest - 1e-12
+    inside[np.argmax(nearness)] = True
+    sector = points[inside]
+    drawn = operations[rng.integers(len(operations), size=len(sector))]
+    return np.einsum("ni,nij->nj", sector, drawn)

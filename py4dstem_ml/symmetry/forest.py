@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,8 +44,11 @@ class Forest:
         The left child, the right one being the next; in a leaf its row in ``values``.
     values : torch.Tensor, shape (leaves, k)
         Class probabilities, float16, or regressed values, float32.
+    n_features : int
     classes : tuple
         Of a classifier; empty for a regressor.
+    metadata : dict
+        What was said of it when it was saved.
 
     Examples
     --------
@@ -61,11 +65,24 @@ class Forest:
     threshold: torch.Tensor
     child: torch.Tensor
     values: torch.Tensor
+    n_features: int
     classes: tuple[Any, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_sklearn(cls, model: RandomForestClassifier | RandomForestRegressor) -> Forest:
-        """Take over a fitted forest of scikit-learn."""
+        """Take over a fitted forest of scikit-learn.
+
+        Raises
+        ------
+        ValueError
+            If it classifies several things at once, or takes more features than are counted here.
+        """
+        n_features = int(model.n_features_in_)
+        if n_features > np.iinfo(np.int16).max:
+            raise ValueError(f"{n_features} features are more than a forest takes here, 32767")
+        if model.n_outputs_ > 1 and hasattr(model, "classes_"):
+            raise ValueError("a forest that classifies several things at once is not supported")
         classes = tuple(np.asarray(getattr(model, "classes_", ())).tolist())
         parts: dict[str, list[npt.NDArray]] = {name: [] for name in _ARRAYS}
         n_nodes = n_leaves = 0
@@ -77,7 +94,7 @@ class Forest:
             n_nodes += len(tree["feature"])
             n_leaves += len(tree["values"])
         arrays = {name: torch.from_numpy(np.concatenate(some)) for name, some in parts.items()}
-        return cls(**arrays, classes=classes)
+        return cls(**arrays, n_features=n_features, classes=classes)
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike, device: torch.device | str = "cpu") -> Forest:
@@ -87,13 +104,16 @@ class Forest:
             raise weights.WeightsError(f"{name_or_path} does not hold a forest")
         return cls(
             **{name: tensor.to(device) for name, tensor in tensors.items()},
-            classes=tuple(metadata.get("classes", ())),
+            n_features=metadata["n_features"],
+            classes=tuple(metadata["classes"]),
+            metadata=metadata,
         )
 
     def save(self, path: str | os.PathLike, metadata: Mapping[str, Any]) -> None:
         """Write the trees to a safetensors file."""
         tensors = {name: getattr(self, name).cpu().contiguous() for name in _ARRAYS}
-        weights.save(path, tensors, {**metadata, "classes": list(self.classes)})
+        known = {"n_features": self.n_features, "classes": list(self.classes)}
+        weights.save(path, tensors, {**metadata, **known})
 
     def __len__(self) -> int:
         return len(self.roots)
@@ -105,10 +125,22 @@ class Forest:
         ----------
         x : array_like, shape (n, features)
             Taken as float32, as scikit-learn does.
+
+        Raises
+        ------
+        ValueError
+            If the features are not as many as the forest knows, or not finite.
         """
         samples = torch.as_tensor(x).to(self.roots.device, torch.float32)
-        size = max(1, _WALKERS // len(self))
-        return torch.cat([self._walk(some) for some in samples.split(size)])
+        if samples.ndim != 2 or samples.shape[1] != self.n_features:
+            raise ValueError(
+                f"the forest takes {self.n_features} features a sample, not an array of shape "
+                f"{tuple(samples.shape)}"
+            )
+        if not bool(torch.isfinite(samples).all()):
+            raise ValueError("the features hold NaN or infinite numbers")
+        parts = [self._walk(some) for some in samples.split(max(1, _WALKERS // len(self)))]
+        return torch.cat(parts)
 
     def _walk(self, samples: torch.Tensor) -> torch.Tensor:
         n = len(samples)
@@ -127,12 +159,15 @@ class Forest:
 
     def votes(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
         """Return how many trees vote for each class, int64, shape (n, classes)."""
-        winner = self.values.float().argmax(1)
-        chosen = winner[self.leaves(x)]
+        chosen = self._winners[self.leaves(x)]
         counts = torch.zeros(
             len(chosen), len(self.classes), dtype=torch.int64, device=chosen.device
         )
         return counts.scatter_add_(1, chosen, torch.ones_like(chosen))
+
+    @cached_property
+    def _winners(self) -> torch.Tensor:
+        return self.values.float().argmax(1)
 
     def probabilities(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
         """Return the mean class probabilities of the trees, float32, shape (n, classes)."""

@@ -35,6 +35,8 @@ from .radial_basis import BraggLists
 
 logger = logging.getLogger(__name__)
 
+#: The shortest lattice vectors, of which the low-index zones are drawn.
+_SHORTEST = 13
 #: Columns of a shard with one value a list.
 _COLUMNS = ("material", "zone", "thickness", "energy_ev")
 
@@ -81,14 +83,24 @@ class LibraryConfig:
     max_peaks: int = 100
     crystals_per_shard: int = 64
 
+    def __post_init__(self) -> None:
+        if abs(sum(self.energy_weights) - 1.0) > 1e-9:
+            raise ValueError("energy_weights must sum to 1")
+        if not 0.0 < self.thickness_range[0] <= self.thickness_range[1]:
+            raise ValueError("thickness_range must be (lowest, highest) in Å, above 0")
+        if not (self.tilts >= 1 and self.spread_axes >= 1 and 0 <= self.zones <= _SHORTEST):
+            raise ValueError(
+                f"tilts and spread_axes must be at least 1, and zones 0 to {_SHORTEST}"
+            )
+
 
 def draw_axes(
     crystal: Crystal, config: LibraryConfig, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Return Cartesian directions (n, 3) towards the source, and which are low-index zones."""
     spread = spread_directions(laue_operations(crystal), config.spread_axes, rng)
-    zones = low_index_zones(crystal)[:13]
-    drawn = rng.choice(zones, config.zones, replace=False)
+    drawn = rng.choice(low_index_zones(crystal)[:_SHORTEST], config.zones, replace=False)
+    drawn = drawn * rng.choice([-1, 1], (config.zones, 1))
     low = drawn @ crystal.lattice.detach().numpy()
     return np.concatenate([spread, low]), np.arange(len(spread) + len(low)) >= len(spread)
 

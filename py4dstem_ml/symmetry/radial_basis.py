@@ -9,7 +9,7 @@ pattern by t multiplies r_mp by exp(i p t), a mirror conjugates it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ class BraggLists:
 
     Attributes
     ----------
-    peaks : ndarray, shape (m, 3)
+    peaks : ndarray of float32 or float64, shape (m, 3)
         [qx, qy, intensity]; 1/Å, about the direct beam.
     offsets : ndarray of int, shape (n + 1,)
         The peaks of list i are ``offsets[i]:offsets[i + 1]``.
@@ -40,26 +40,37 @@ class BraggLists:
     (2, 3, (2, 3))
     """
 
-    peaks: npt.NDArray[np.float64]
+    peaks: npt.NDArray[np.floating]
     offsets: npt.NDArray[np.int64]
 
     @classmethod
     def pack(cls, lists: Sequence[npt.ArrayLike]) -> BraggLists:
-        """Join lists of shape (k, 3) each.
+        """Join lists of shape (k, 3) each, or empty ones.
 
         Raises
         ------
         ValueError
-            If one has another shape.
+            If one has another shape, or a value that is not finite.
         """
-        arrays = [np.asarray(one, dtype=float).reshape(-1, 3) for one in lists]
+        arrays = []
+        for i, one in enumerate(lists):
+            peaks = np.asarray(one, dtype=float)
+            if peaks.size == 0:
+                peaks = np.empty((0, 3))
+            if peaks.ndim != 2 or peaks.shape[1] != 3:
+                raise ValueError(
+                    f"list {i} has shape {peaks.shape}, not (n, 3): [qx, qy, intensity]"
+                )
+            if not np.isfinite(peaks).all():
+                raise ValueError(f"list {i} has a peak that is NaN or infinite")
+            arrays.append(peaks)
         offsets = np.cumsum([0, *map(len, arrays)])
         return cls(np.concatenate(arrays) if arrays else np.empty((0, 3)), offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, i: int) -> npt.NDArray[np.float64]:
+    def __getitem__(self, i: int) -> npt.NDArray[np.floating]:
         return self.peaks[self.offsets[i] : self.offsets[i + 1]]
 
     @property
@@ -86,13 +97,18 @@ class RadialBasis:
     Attributes
     ----------
     step, q_max : float
-        dq and the centre of the last tent, 1/Å.
+        dq and the centre of the last tent, a multiple of it, 1/Å.
     orders : int
         Angular orders 0 to ``orders - 1``.
     direct_beam : float or "brightest"
         Peaks within this radius in 1/Å are the direct beam and are left out. "brightest" leaves
         out the brightest peak, wherever it is, as the paper's code does: in a thick crystal, or
         where the direct beam is masked, that is a diffracted beam.
+
+    Raises
+    ------
+    ValueError
+        If ``q_max`` is no multiple of ``step``.
 
     Examples
     --------
@@ -102,20 +118,21 @@ class RadialBasis:
     >>> r.shape, np.round(r[10, 1], 3), np.round(r[11, 1], 3)
     ((41, 13), (0.1+0.1j), 0.1j)
 
-    Notes
-    -----
-    Paper: radial-basis random forests for 4D-STEM crystal systems, eq. 1 and 2.
     """
 
     step: float = 0.05
     q_max: float = 2.0
     orders: int = 13
     direct_beam: float | Literal["brightest"] = 0.05
-    bins: int = field(init=False)
 
     def __post_init__(self) -> None:
-        # By whole numbers: 2.0 / 0.05 is not exactly 40.
-        object.__setattr__(self, "bins", round(self.q_max / self.step) + 1)
+        if abs(self.q_max - round(self.q_max / self.step) * self.step) > 1e-9:
+            raise ValueError(f"q_max {self.q_max} is no multiple of the step {self.step}")
+
+    @property
+    def bins(self) -> int:
+        """How many tents there are."""
+        return round(self.q_max / self.step) + 1  # 2.0 / 0.05 is not exactly 40
 
     @property
     def n_features(self) -> int:
@@ -171,21 +188,12 @@ class RadialBasis:
         return np.stack([size, angle], axis=2, dtype=np.float32).reshape(len(lists), -1)
 
 
-def normalised(lists: BraggLists, direct_beam: float = 0.05) -> BraggLists:
-    """Scale each list so that its diffracted intensities sum to 1.
+def normalised(lists: BraggLists) -> BraggLists:
+    """Scale each list to a sum of intensities of 1; without direct beams, see `diffracted`.
 
-    Counts of a scan and fractions of a simulation then mean the same, and so do patterns with
-    and without a direct beam.
-
-    Parameters
-    ----------
-    lists : BraggLists
-    direct_beam : float
-        Radius in 1/Å within which a peak is no diffracted one.
+    Counts of a scan and fractions of a simulation then mean the same.
     """
-    q = np.hypot(lists.peaks[:, 0], lists.peaks[:, 1])
-    diffracted = np.where(q > direct_beam, lists.peaks[:, 2], 0.0)
-    total = np.bincount(lists.owner, diffracted, minlength=len(lists))
+    total = np.bincount(lists.owner, lists.peaks[:, 2], minlength=len(lists))
     peaks = lists.peaks.copy()
     peaks[:, 2] /= np.where(total > 0, total, 1.0)[lists.owner]
     return BraggLists(peaks, lists.offsets)

@@ -156,7 +156,10 @@ def load_probe(path: str | os.PathLike) -> np.ndarray:
 def _load_hyperspy(path: Path) -> Patterns:
     import hyperspy.api as hs
 
-    loaded = hs.load(str(path), lazy=True)
+    try:
+        loaded = hs.load(str(path), lazy=True)
+    except Exception as error:  # whatever a reader trips over in a file that is not its own
+        raise ValueError(f"hyperspy cannot read {path} as patterns: {error}") from error
     images = [
         signal
         for signal in (loaded if isinstance(loaded, list) else [loaded])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import weights
 from .hyperspy import load_patterns, load_probe
 from .py4dstem import find_bragg_disks_aiml
 
@@ -45,10 +46,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU by default if there is one")
     parser.add_argument("--batch-size", type=int, default=64, help="in patterns of 128 x 128")
     parser.add_argument("--mc-samples", type=int, default=0, help="dropout passes (default: none)")
-    parser.add_argument("--min-relative-intensity", type=float)
-    parser.add_argument("--min-spacing", type=float, help="in pixels")
-    parser.add_argument("--edge-boundary", type=float, help="in pixels")
-    parser.add_argument("--max-num-peaks", type=int)
+    parser.add_argument(
+        "--min-relative-intensity", type=float,
+        help="weakest peak, relative to the strongest (default: 0.0003, all that may be one; "
+        "0.005 keeps what is plainly seen)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--min-spacing", type=float, help="in pixels (default: by the probe's radius)"
+    )
+    parser.add_argument(
+        "--edge-boundary", type=float, help="in pixels (default: by the probe's radius)"
+    )
+    parser.add_argument("--max-num-peaks", type=int, help="in a pattern (default: 1000)")
 
 
 def run(args: Namespace) -> str:
@@ -57,11 +66,14 @@ def run(args: Namespace) -> str:
 
     output = args.output or args.file.with_name(f"{args.file.stem}_bragg.h5")
     inputs = [path for path in (args.file, args.probe) if path is not None]
-    cube = load_datacube(args.file)
-    probe = None if args.probe is None else load_probe(args.probe)
     for path in (output, args.figure):
         if path is not None:
             _make_room(path, inputs, args.overwrite)
+    _check_figure(args.figure)
+    if args.model is not None:
+        weights.resolve(args.model)
+    cube = load_datacube(args.file)
+    probe = None if args.probe is None else load_probe(args.probe)
     try:
         vectors = find_bragg_disks_aiml(
             cube,
@@ -101,6 +113,14 @@ def _make_room(path: Path, inputs: list[Path], overwrite: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(f"{path} cannot be written")
+
+
+def _check_figure(path: Path | None) -> None:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path is not None and path.suffix[1:].lower() not in kinds:
+        raise ValueError(f"no figure can be drawn as {path.name}; take one of {', '.join(kinds)}")
 
 
 def load_datacube(path: Path) -> DataCube:

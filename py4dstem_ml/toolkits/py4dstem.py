@@ -55,7 +55,8 @@ def find_bragg_disks_aiml(
         Calibrated or not; peaks are in detector pixels as py4DSTEM stores them. An array is taken
         as an uncalibrated data cube.
     probe : py4DSTEM.Probe or array_like, optional
-        The beam in vacuum, (Q_Nx, Q_Ny) or a stack of such. None: estimated from the scan.
+        The beam in vacuum, (Q_Nx, Q_Ny) or a stack of such. None: the Probe in the cube's tree,
+        or, without one, estimated from the scan.
     data : optional
         None: the whole scan. ``(rx, ry)``: one position if numbers, several if arrays. A list of
         ``(rx, ry)``, or a boolean mask of the scan's shape: these positions.
@@ -108,8 +109,8 @@ def find_bragg_disks_aiml(
     datacube = _as_datacube(datacube)
     if getattr(datacube.data, "ndim", 0) != 4:
         raise ValueError(
-            f"the data cube must hold 4-D data, not {getattr(datacube.data, 'ndim', 0)}-D; "
-            f"for single patterns or stacks call py4dstem_ml.BraggDiskFinder(probe)"
+            f"the data cube must hold 4-D data, not {getattr(datacube.data, 'ndim', 0)}-D; give "
+            f"a single pattern as DataCube(pattern[None, None])"
         )
     positions, single = _positions(data, datacube.data.shape[:2])
     limits = {
@@ -118,6 +119,7 @@ def find_bragg_disks_aiml(
         "edge_boundary": edge_boundary,
         "max_num_peaks": max_num_peaks,
     }
+    probe = _probe_in_tree(datacube) if probe is None else probe
     finder = BraggDiskFinder(
         probe_array(datacube, probe),
         model=model,
@@ -151,9 +153,33 @@ def _as_datacube(data: Any) -> DataCube:
     if isinstance(getattr(data, "dtype", None), np.dtype) and len(data.shape) == 4:
         return py4DSTEM.DataCube(data)
     raise TypeError(
-        f"a py4DSTEM DataCube or a 4-D array is needed, not {type(data).__name__}; for single "
-        f"patterns, stacks and hyperspy's map there is py4dstem_ml.BraggDiskFinder(probe)"
+        f"a py4DSTEM DataCube or a 4-D array is needed, not {type(data).__name__}; give a single "
+        f"pattern as pattern[None, None], a hyperspy signal as its .data, or map the signal with "
+        f"py4dstem_ml.BraggDiskFinder(probe)"
     )
+
+
+def _probe_in_tree(datacube: DataCube) -> Any:
+    """The Probe that is attached to a data cube, None where there is none.
+
+    Raises
+    ------
+    ValueError
+        If there are several.
+    """
+    import py4DSTEM
+
+    names = [
+        name
+        for name in datacube._branch.keys()  # noqa: SIM118
+        if isinstance(datacube.tree(name), py4DSTEM.Probe)
+    ]
+    if len(names) > 1:
+        raise ValueError(f"the data cube holds several probes, {names}: say which by probe=")
+    if not names:
+        return None
+    _log.info("no probe given: taken is %r of the data cube", names[0])
+    return datacube.tree(names[0])
 
 
 def probe_array(datacube: DataCube, probe: Any = None) -> np.ndarray:

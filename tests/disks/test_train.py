@@ -1,6 +1,7 @@
 """From crystals to weights: shards, batches, a few steps of training, a resumed run."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -330,14 +331,26 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 def test_trained_weights_are_tuned_finer(shards, tmp_path):
     first = train.train(shards, tmp_path / "first", _config(steps=1), device="cpu")
-    config = _config(steps=1, start_from=str(first), learning_rate=0.0, averaging=0.0)
+    config = _config(steps=1, seed=7, start_from=str(first), learning_rate=0.0, averaging=0.0)
     second = train.train(shards, tmp_path / "second", config, device="cpu")
+    fresh = train.train(
+        shards, tmp_path / "fresh", dataclasses.replace(config, start_from=None), device="cpu"
+    )
+    tuned, metadata = weights.load(second)
     for key, value in load_network(first).named_parameters():
-        torch.testing.assert_close(weights.load(second)[0][key], value.detach())
+        torch.testing.assert_close(tuned[key], value.detach(), rtol=0, atol=0)
+    assert (weights.load(fresh)[0]["head.weight"] != tuned["head.weight"]).all()
+    assert metadata["start_sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match="written over"):
+        train.train(shards, tmp_path / "first", config, device="cpu")
+    first.unlink()  # a resumed run has its own checkpoint
+    train.train(
+        shards, tmp_path / "second", dataclasses.replace(config, steps=2), device="cpu", resume=True
+    )
     with pytest.raises(ValueError, match=r"not weights of a specunet\.compact"):
         train.train(
             shards,
             tmp_path,
-            _config(network="specunet.compact", start_from=str(first)),
+            _config(network="specunet.compact", start_from=str(second)),
             device="cpu",
         )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from materials import MATERIALS, gallium_arsenide, gold, lithium_manganate, silicon
+from scipy.special import jv
 
 from py4dstem_ml.physics import bloch
 from py4dstem_ml.physics.bloch import (
@@ -179,6 +180,61 @@ def test_absorption_too_strong_for_one_expansion_is_taken_in_stages() -> None:
     eigen = propagate(matrix, s, k, depths, solver="eigen")
     assert float(torch.abs(chebyshev - eigen).max()) < 1e-9
     assert float(torch.abs(eigen[-1]).max()) < 0.5
+
+
+def test_the_matrix_sets_the_precision() -> None:
+    crystal = gold()
+    beams = few_beams(crystal)
+    matrix = structure_matrix(crystal, beams, ENERGY)
+    s = excitation_errors(beams.g, ENERGY, DIRECTIONS)
+    k = torch.tensor([1.0, 0.98, 0.99], dtype=torch.float64) / wavelength(ENERGY)
+    double, single = (propagate(m, s, k, [300.0]) for m in (matrix, matrix.to(torch.complex64)))
+    assert single.dtype == torch.complex64
+    assert float(torch.abs(double - single).max()) < 1e-5
+
+
+@pytest.mark.parametrize("name", MATERIALS)
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_the_spectrum_is_bounded_and_not_by_far(name: str, dtype: torch.dtype) -> None:
+    crystal = MATERIALS[name]()
+    for orientation in (
+        zone_axis(crystal, (0, 0, 1)), random_orientation(np.random.default_rng(1))
+    ):  # fmt: skip
+        beams = select_beams(crystal, orientation, ENERGY, g_max=1.5)
+        matrix = structure_matrix(crystal, beams, ENERGY).to(dtype)
+        for part in (matrix + matrix.mH, 1j * (matrix.mH - matrix)):
+            values = torch.linalg.eigvalsh(part.to(torch.complex128))
+            low, high = bloch._spectrum_bounds(part)
+            reach = float(values[-1] - values[0])
+            rounding = 1e-6 * float(values.abs().max())
+            assert values[0] - 0.4 * reach <= low <= values[0] + rounding
+            assert values[-1] - rounding <= high <= values[-1] + 0.4 * reach
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0], [0.3] * 30, [1.0] * 20 + [2.0] * 20, [0.0] * 60 + [5.0], range(12), [-1, 1]]
+)
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_few_different_eigenvalues_are_bounded_closely(values, dtype: torch.dtype) -> None:
+    values = torch.tensor(list(values), dtype=torch.float64)
+    random = torch.Generator().manual_seed(1)
+    shape = (len(values), len(values))
+    vectors = torch.linalg.qr(torch.randn(shape, dtype=torch.complex128, generator=random))[0]
+    low, high = bloch._spectrum_bounds((vectors * values @ vectors.mH).to(dtype))
+    margin = 0.05 * float(values.max() - values.min()) + 1e-4 * float(values.abs().max())
+    assert values.min() - margin <= low <= values.min() + 1e-5
+    assert values.max() - 1e-5 <= high <= values.max() + margin
+
+
+def test_the_coefficients_are_bessel_functions() -> None:
+    thickness, radius = torch.tensor([10.0, 300.0, 700.0], dtype=torch.float64), 0.2
+    found = bloch._chebyshev_coefficients(thickness, radius, 1e-17).numpy()
+    order = np.arange(found.shape[1])
+    expected = 2.0 * jv(order, 2.0 * np.pi * radius * thickness.numpy()[:, None])
+    expected[:, 0] *= 0.5
+    sign = (1j**order).real + (1j**order).imag  # i^k less its i, where it has one
+    np.testing.assert_allclose(found, expected * sign, atol=2e-14)
+    assert len(order) < 2.0 * np.pi * radius * 700.0 + 120
 
 
 # --- symmetries -----------------------------------------------------------------------------
@@ -367,6 +423,21 @@ def test_gradients_of_excitation_errors(solver: str) -> None:
         return torch.abs(propagate(matrix, s, k, [120.0], solver=solver)[0, -1]) ** 2
 
     assert torch.autograd.gradcheck(last, start, eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_directions", [1, 3])
+def test_gradients_of_wave_vectors(n_directions: int) -> None:
+    crystal = gold()
+    beams = few_beams(crystal, g_max=0.7)
+    matrix = structure_matrix(crystal, beams, ENERGY)
+    s = excitation_errors(beams.g, ENERGY, DIRECTIONS[:n_directions])
+    k = torch.full((n_directions,), 1 / wavelength(ENERGY), dtype=torch.float64)
+    k = k * torch.tensor([1.0, 0.99, 0.97], dtype=torch.float64)[:n_directions]
+
+    def last(k_normal: torch.Tensor) -> torch.Tensor:
+        return torch.abs(propagate(matrix, s, k_normal, [200.0])) ** 2
+
+    assert torch.autograd.gradcheck(last, k.requires_grad_(), eps=1e-4, atol=1e-6)
 
 
 def test_single_precision_gradients_are_finite() -> None:

@@ -53,6 +53,19 @@ def test_a_single_leaf_is_a_tree_too():
     np.testing.assert_array_equal(Forest.from_sklearn(model).votes(x), np.full((4, 1), 3))
 
 
+@pytest.mark.parametrize("n", [29, 31])
+def test_another_number_of_features_is_refused(data, classifier, n):
+    with pytest.raises(ValueError, match="takes 30 features"):
+        Forest.from_sklearn(classifier).votes(np.zeros((2, n)))
+
+
+def test_features_that_are_not_numbers_are_refused(data, classifier):
+    x = data[2].copy()
+    x[3, 4] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        Forest.from_sklearn(classifier).probabilities(x)
+
+
 def test_many_samples_walk_in_blocks(data, classifier, monkeypatch):
     forest = Forest.from_sklearn(classifier)
     expected = forest.leaves(data[2])
@@ -62,10 +75,12 @@ def test_many_samples_walk_in_blocks(data, classifier, monkeypatch):
 
 def test_saved_and_read(data, classifier, tmp_path):
     forest, path = Forest.from_sklearn(classifier), tmp_path / "forest.safetensors"
-    forest.save(path, {"features": 1})
+    forest.save(path, {"step": 0.05})
     again = Forest.load(path)
     torch.testing.assert_close(again.votes(data[2]), forest.votes(data[2]))
-    assert again.classes == forest.classes
+    assert again.classes == forest.classes and again.metadata["step"] == 0.05
+    with pytest.raises(ValueError, match="takes 30 features"):
+        again.votes(data[2][:, :29])
     weights.save(path, {"something": torch.zeros(1)}, {})
     with pytest.raises(weights.WeightsError, match="does not hold a forest"):
         Forest.load(path)

@@ -5,8 +5,14 @@ import json
 import h5py
 import numpy as np
 import pytest
+import torch
 
+from py4dstem_ml import cli
+from py4dstem_ml.physics.bloch import diffract, select_beams
 from py4dstem_ml.physics.crystal import Crystal
+from py4dstem_ml.physics.electrons import wavelength
+from py4dstem_ml.physics.orientations import from_direction
+from py4dstem_ml.physics.structures import CrystalTable
 from py4dstem_ml.symmetry import library
 
 TINY = library.LibraryConfig(
@@ -71,6 +77,67 @@ def test_a_crystal_depends_on_seed_and_number_alone(structures, shards, tmp_path
     np.testing.assert_allclose(one.lists.peaks, other.lists.peaks, atol=1e-6)
     with h5py.File(again) as file:
         assert json.loads(file.attrs["config"])["spread_axes"] == 3
+
+
+def test_lists_are_what_the_engine_says(structures):
+    table = CrystalTable(structures)
+    for material in range(3):
+        crystal = table[material]
+        lists, made = library.simulate_crystal(crystal, TINY, np.random.default_rng(material))
+        rng = np.random.default_rng(material)
+        energy = float(rng.choice(TINY.energies_ev, p=TINY.energy_weights))
+        axes, zone = library.draw_axes(crystal, TINY, rng)
+        expected = []
+        for axis in axes:
+            orientation = from_direction(axis, rng.uniform(0, 2 * np.pi))
+            tilts = rng.normal(0, 1e-3 * TINY.tilt_mrad, (TINY.tilts, 2)) / wavelength(energy)
+            drawn = float(np.exp(rng.uniform(*np.log(TINY.thickness_range))))
+            beams = select_beams(
+                crystal, orientation, energy, g_max=TINY.q_max, s_max=0.08, max_beams=90
+            )
+            for thickness in (TINY.thickness, drawn):
+                for tilt in tilts:
+                    wave = torch.from_numpy(tilt)[None]
+                    psi = diffract(crystal, beams, energy, [thickness], incidence=wave)
+                    places = map(tuple, beams.g[:, :2].tolist())
+                    spots = dict(zip(places, (psi[0, :, 0].abs() ** 2).tolist(), strict=True))
+                    expected.append((spots, thickness))
+        assert len(lists) == len(expected) == len(made["zone"])
+        assert made["zone"] == np.repeat(zone, 2 * TINY.tilts).tolist()
+        for peaks, thickness, (spots, wanted) in zip(
+            lists, made["thickness"], expected, strict=True
+        ):
+            assert thickness == wanted
+            for x, y, intensity in peaks[:8]:
+                near = min(spots, key=lambda q: np.hypot(q[0] - x, q[1] - y))
+                assert np.hypot(near[0] - x, near[1] - y) < 2e-4
+                # A few weak beams more or less move intensities a little.
+                assert spots[near] == pytest.approx(intensity, rel=0.1, abs=5e-3)
+
+
+def test_a_shard_that_is_there_is_left_as_it_is(structures, shards):
+    before = shards[0].stat().st_mtime_ns
+    library.simulate(structures, shards[0].parent, shards=1, config=TINY, progress=False)
+    assert shards[0].stat().st_mtime_ns == before
+
+
+def test_the_command_line_simulates(structures, tmp_path):
+    arguments = ["simulate", "symmetry", "--structures", str(structures), "--output", str(tmp_path)]
+    limits = ["--shards", "1", "--spread-axes", "1", "--zones", "1", "--processes", "1"]
+    assert cli.main([*arguments, *limits]) == 0
+    assert len(library.read_shard(tmp_path / "lists-000000.h5").lists) > 0
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"energy_weights": (1.0, 1.0, 0.0, 0.0)}, {"thickness_range": (0.0, 10.0)}, {"tilts": 0},
+        {"zones": 99},
+    ],
+)  # fmt: skip
+def test_impossible_configs_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        library.LibraryConfig(**bad)
 
 
 def test_shards_of_another_seed_are_refused(structures, shards):

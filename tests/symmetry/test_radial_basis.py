@@ -1,5 +1,7 @@
 """The invariants of the radial basis: papers' worked example, rotation, mirror, Friedel."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,23 @@ def test_equal_to_the_definition(lists):
     basis = RadialBasis()
     expected = [_by_definition(lists[i], basis) for i in range(len(lists))]
     np.testing.assert_allclose(basis.coefficients(lists), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (3, 2), (6,)])
+def test_lists_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="list 1 has shape"):
+        BraggLists.pack([np.ones((2, 3)), np.ones(shape)])
+
+
+def test_peaks_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        BraggLists.pack([[[0.1, np.nan, 1.0]]])
+
+
+def test_a_limit_between_tents_is_refused():
+    with pytest.raises(ValueError, match="no multiple"):
+        RadialBasis(q_max=1.99)
+    assert RadialBasis(**dataclasses.asdict(RadialBasis(q_max=1.5))).bins == 31
 
 
 def test_tents_sum_to_the_intensity(lists):
@@ -118,8 +137,12 @@ def test_counts_and_fractions_mean_the_same(lists):
         np.concatenate([counts[i], [[0, 0, 1e6]]]) for i in range(len(lists))
     ])  # fmt: skip
     basis = RadialBasis()
-    expected = basis.coefficients(normalised(lists))
+
+    def expanded(some):
+        return basis.coefficients(normalised(basis.diffracted(some)))
+
+    expected = expanded(lists)
     for other in (counts, with_beam):
-        np.testing.assert_allclose(basis.coefficients(normalised(other)), expected, atol=1e-12)
+        np.testing.assert_allclose(expanded(other), expected, atol=1e-12)
     sums = np.abs(expected[:, :, 0]).sum(1)
     np.testing.assert_allclose(sums, [1, 0, 1, 1], atol=1e-9)
