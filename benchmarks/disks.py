@@ -186,12 +186,20 @@ def measure(model, finder, size: int, number: int, device: str) -> tuple[float, 
     for _ in range(number // len(patterns)):
         finder(patterns, probe)
     seconds = time.perf_counter() - start
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1e6 if sys.platform == "darwin" else 1e3
-    )
+    memory = peak_memory_mb()
     if device.startswith("cuda") and model is not None:
         memory = torch.cuda.max_memory_allocated() / 1e6
     return seconds, memory
+
+
+def peak_memory_mb() -> float:
+    """Return this process's own peak; on Linux getrusage gives its parent's, where that is more."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
+        return int(line.split()[1]) / 1e3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def disks_on_a_lattice(probe: np.ndarray, number: int) -> np.ndarray:
