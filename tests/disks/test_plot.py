@@ -12,7 +12,7 @@ def test_peaks_are_drawn_at_their_places_with_intensity_as_area():
     fig, ax = plot_peaks(pattern, [[5, 20, 1.0], [10, 3, 0.25], [12, 3, 1e-6]])
     circles = ax.collections[0]
     np.testing.assert_array_equal(circles.get_offsets(), [[20, 5], [3, 10], [3, 12]])
-    np.testing.assert_allclose(circles.get_sizes(), [300, 75, 3])
+    np.testing.assert_allclose(circles.get_sizes(), [300, 75, 4])
     assert ax.figure is fig
     pyplot.close(fig)
 
