@@ -130,6 +130,11 @@ def test_a_position_outside_the_scan(scan: np.ndarray, position: tuple[int, int]
         list(iter_blocks(scan, 4, [(0, 0), position]))
 
 
+def test_a_device_that_does_not_exist_gets_a_sentence() -> None:
+    with pytest.raises(ValueError, match="There is no device 'gpu'"):
+        pick_device("gpu")
+
+
 def test_the_device_is_chosen() -> None:
     import torch
 

@@ -83,10 +83,9 @@ def plot_counts(counts: ArrayLike, ax: Axes | None = None) -> tuple[Figure | Sub
     counts = np.asarray(counts)
     lowest = 0 if np.ptp(counts) == 0 else counts.min()
     image = ax.imshow(counts, cmap="viridis", vmin=lowest, vmax=max(counts.max(), lowest + 1))
-    whole = MaxNLocator(integer=True)
-    fig.colorbar(image, ax=ax, label="peaks", ticks=whole)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    fig.colorbar(image, ax=ax, label="peaks", ticks=MaxNLocator(integer=True))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="scan column", ylabel="scan row")
     return fig, ax
 

@@ -157,8 +157,10 @@ def _draw(path: Path, cube: DataCube, vectors: BraggVectors, counts: np.ndarray)
 
     middle = tuple(n // 2 for n in vectors.Rshape)
     raw = vectors.raw[middle]
-    fig = Figure(figsize=(11, 5), layout="constrained")
-    left, right = fig.subplots(1, 2)
-    plot_peaks(cube.data[middle], np.column_stack([raw.qx, raw.qy, raw.I]), left)
-    plot_counts(counts, right)
+    panels = 1 if counts.size == 1 else 2  # of one position there is no map
+    fig = Figure(figsize=(5.5 * panels, 5), layout="constrained")
+    axes = np.ravel(fig.subplots(1, panels))
+    plot_peaks(cube.data[middle], np.column_stack([raw.qx, raw.qy, raw.I]), axes[0])
+    for ax in axes[1:]:
+        plot_counts(counts, ax)
     fig.savefig(path, dpi=150)

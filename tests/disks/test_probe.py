@@ -51,12 +51,26 @@ def test_a_centred_probe_is_not_resampled():
         (np.ones((32, 32)), "no disk"),
         (disk((32, 32), 16, 16, 4) - disk((32, 32), 16, 16, 6), "negative"),
         (disk((64, 64), 2, 30, 6), "cut by the edge"),
+        (disk((64, 64), 32, 32, 4) + 0.4 * disk((64, 64), 50, 20, 4), "more than one disk"),
+        (np.random.default_rng(2).random((64, 64)), "disk"),
     ],
 )
 def test_a_probe_that_cannot_be_used_is_refused_with_one_sentence(bad, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         prepare_probe(bad)
     assert "\n" not in str(caught.value)
+
+
+def test_noise_about_a_subtracted_background_is_no_kernel():
+    clean = disk((96, 96), 48, 48, 6.0)
+    noisy = clean + 0.01 * np.random.default_rng(1).normal(size=clean.shape)
+    for image in (noisy, clean - 0.001):
+        assert prepare_probe(image).radius == pytest.approx(6, rel=0.03)
+
+
+def test_a_faint_halo_is_no_second_disk():
+    image = disk((96, 96), 48, 48, 6.0) + 0.03 * disk((96, 96), 48, 48, 30.0)
+    assert prepare_probe(image).radius == pytest.approx(6, rel=0.05)
 
 
 def test_fourier_shift_moves_by_fractions_and_leaves_whole_pixels_alone():

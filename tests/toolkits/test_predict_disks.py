@@ -162,6 +162,22 @@ def test_bad_files_get_a_sentence(tmp_path: Path) -> None:
         predict_disks.load_datacube(tmp_path / "line.npy")
     with pytest.raises(FileNotFoundError):
         predict_disks.load_datacube(tmp_path / "nothing.blo")
+    (tmp_path / "text.blo").write_text("not a scan")
+    with pytest.raises(ValueError, match="hyperspy cannot read"):
+        predict_disks.load_datacube(tmp_path / "text.blo")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [(("--figure", "out.xyz"), ValueError), (("--model", "dulnet"), RuntimeError)],
+)
+def test_what_would_fail_in_the_end_fails_at_once(
+    tmp_path: Path, scan: np.ndarray, probes: list[np.ndarray | None], words, error
+) -> None:
+    np.save(tmp_path / "scan.npy", scan)
+    with pytest.raises(error, match="figure|weights"):
+        predict_disks.run(arguments(tmp_path / "scan.npy", *words))
+    assert not probes
 
 
 @pytest.mark.data

@@ -265,6 +265,18 @@ def test_probe_may_be_py4dstems_or_a_stack_or_missing(cube):
         assert len(points.data) == pytest.approx(len(expected.data), abs=2)
 
 
+def test_the_cubes_own_probe_is_used(cube, caplog):
+    cube.attach(py4DSTEM.Probe(PROBE, name="vacuum"))
+    with caplog.at_level(logging.INFO, "py4dstem_ml"):
+        vectors = find(cube, None)
+    parameters = json.loads(vectors.metadata["aiml"]["parameters"])
+    assert parameters["probe_estimated"] is False and "'vacuum'" in caplog.text
+    np.testing.assert_array_equal(vectors.raw[0, 0].qx, find(cube, PROBE).raw[0, 0].qx)
+    cube.attach(py4DSTEM.Probe(PROBE, name="another"))
+    with pytest.raises(ValueError, match="several probes"):
+        find(cube, None)
+
+
 def test_an_estimated_probe_is_recorded(cube, caplog):
     with caplog.at_level(logging.INFO, "py4dstem_ml"):
         vectors = find(cube, None)
