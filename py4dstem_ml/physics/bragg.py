@@ -148,6 +148,9 @@ def coupling_box(
     )  # fmt: skip
     length = np.sqrt(squared)
     nodes = np.linspace(0.0, max(length.max(), 1e-9), _FACTOR_NODES)
+    where = length * ((_FACTOR_NODES - 1) / nodes[-1])
+    below = np.minimum(where.astype(np.int32), _FACTOR_NODES - 2)
+    share = (where - below).astype(np.float32)
     numbers, b_iso = crystal.numbers.numpy(), crystal.b_iso.detach().numpy()
     positions, shares = crystal.positions.detach().numpy(), crystal.occupancies.detach().numpy()
     total = np.zeros(length.shape, dtype=np.complex64)
@@ -159,12 +162,8 @@ def coupling_box(
         ]
         planes = waves[0][:, None] * (waves[1] * shares[atoms].astype(np.float32))
         lattice_sum = (planes.reshape(-1, atoms.sum()) @ waves[2].T).reshape(length.shape)
-        factor = _factor(number, b, nodes, energy_ev, absorption)
-        where = length * ((_FACTOR_NODES - 1) / nodes[-1])
-        below = np.minimum(where.astype(np.int32), _FACTOR_NODES - 2)
-        total += lattice_sum * (
-            factor[below] + (where - below) * (factor[below + 1] - factor[below])
-        )
+        factor = _factor(number, b, nodes, energy_ev, absorption).astype(np.complex64)
+        total += lattice_sum * (factor[below] + share * np.diff(factor)[below])
     scale = lorentz_factor(energy_ev) / (pi * crystal.volume)
     return (scale * total).astype(np.complex64)
 
