@@ -26,10 +26,10 @@ _REACH, _STEP = 1.25, 0.25
 _SIGMA_NETWORK, _SIGMA_LEAST = 0.3, 0.02
 #: Farthest that a fit may lie from the network's peak, in pixels.
 _FARTHEST = 0.9
-#: Peaks closer than this many radii have overlapping disks.
-_APART = 1.9
+#: Peaks closer than this many radii have disks that overlap too much to be fitted one by one.
+_APART = 1.6
 #: A disk is seen where each term of the model explains so many times the noise (an F test).
-_SEEN = 150.0
+_SEEN = 40.0
 #: Share of a disk's variance that the model does not explain even without noise.
 _MODEL_ERROR = 3e-3
 #: Width of a probe's edge, from 20 to 80 % of its height, over its radius, beyond which it is no
