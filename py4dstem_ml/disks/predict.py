@@ -31,7 +31,7 @@ RADIUS_RANGE = (2.0, 11.0)
 _MC_CHUNK = 8
 # `batch_size` counts patterns of so many pixels.
 _BATCH_PIXELS = 128 * 128
-# Patterns of so many pixels that a CPU takes through the network at once: what its caches hold.
+# How many such patterns pass the network together on a CPU: more would not fit its caches.
 _CPU_CHUNK = 8
 _REPLACED = (
     "replaced pixels of the patterns: NaN and infinite ones by the median of their neighbours, "
@@ -139,8 +139,9 @@ class BraggDiskFinder:
     device : str or torch.device, optional
         None: a GPU if there is one.
     batch_size : int
-        Patterns of 128 x 128 pixels that pass the network together; fewer if they are larger, as
-        the network sees them, and halved where a GPU runs out of memory.
+        Patterns of 128 x 128 pixels that are taken together; fewer if they are larger, as the
+        network sees them, and halved where a GPU runs out of memory. A CPU takes them through the
+        network by eights.
     min_relative_intensity : float
         Weakest peak kept, relative to the strongest of its pattern.
     min_spacing : float, optional
@@ -237,7 +238,7 @@ class BraggDiskFinder:
 
     @property
     def patterns_at_once(self) -> int:
-        """How many patterns pass the network together: `batch_size` for the size of these."""
+        """How many patterns are taken together: `batch_size` for the size of these."""
         return max(1, self.batch_size * _BATCH_PIXELS // math.prod(self._geometry.frame))
 
     def __call__(self, pattern: ArrayLike) -> np.ndarray:
@@ -356,8 +357,10 @@ class BraggDiskFinder:
         return [self._on_detector(found) for found in self._refined(images, peaks)]
 
     def _chunk(self, device: torch.device) -> int:
-        at_once = self.patterns_at_once
-        return max(1, at_once * _CPU_CHUNK // self.batch_size) if device.type == "cpu" else at_once
+        """How many patterns pass the network together."""
+        if device.type != "cpu":
+            return self.patterns_at_once
+        return max(1, _CPU_CHUNK * _BATCH_PIXELS // math.prod(self._geometry.frame))
 
     def _refined(self, images: torch.Tensor, peaks: list[np.ndarray]) -> list[np.ndarray]:
         """Peaks moved to the disks; not where zooming has made up the pixels between."""

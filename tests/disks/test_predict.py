@@ -91,6 +91,16 @@ def test_batches_single_calls_and_types_agree(patterns):
             np.testing.assert_allclose(one, other, atol=2e-4)
 
 
+def test_a_cpu_takes_patterns_by_what_its_caches_hold(patterns):
+    big = np.pad(np.concatenate([patterns, patterns[:5]]), ((0, 0), (0, 64), (0, 64)))
+    probe = np.pad(PROBE, ((0, 64), (0, 64)))
+    finder = finder_for(probe)
+    found = finder.find(big)
+    assert finder.network.calls == [(8, 128, 128), (3, 128, 128)]
+    for one, pattern in zip(found, big, strict=True):
+        np.testing.assert_allclose(one, finder_for(probe)(pattern), atol=2e-4)
+
+
 def test_the_input_is_left_as_it_is(patterns):
     dirty = patterns.copy()
     dirty[0, 3, 3], dirty[0, 4, 4] = np.nan, -5
