@@ -5,8 +5,8 @@ else is loaded when it is first used, torch included.
 """
 
 import logging
-from importlib import import_module
-from typing import Any
+
+from .lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -26,16 +26,7 @@ __all__ = sorted(["__version__", *_HOMES])
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
-def __getattr__(name: str) -> Any:
-    # Nothing is imported for a name that is not ours: emdfile asks every module while it reads.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
 
 from .registration import register_or_warn  # noqa: E402
 

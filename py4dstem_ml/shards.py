@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache, partial
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from .progress import progress_bar
@@ -23,20 +28,28 @@ def table_hash(path: str | Path) -> str:
     return sha256(Path(path).read_bytes()).hexdigest()
 
 
-def refuse_other(path: Path, origin: Mapping[str, int | str]) -> None:
-    """Refuse a shard that was made from something else, as far as it says what it was made from.
+def origin_of(seed: int, config: Any, structures: str | Path) -> dict[str, int | str]:
+    """Return what a shard is made from, as its attributes: seed, config, table of crystals."""
+    config_text = json.dumps(asdict(config))
+    return {"seed": seed, "config": config_text, "table": table_hash(structures)}
+
+
+def is_made(path: Path, origin: Mapping[str, int | str]) -> bool:
+    """Whether a shard is there; one that was made from something else is refused.
 
     Parameters
     ----------
     path : Path
     origin : mapping
-        Attributes of the shard that would be made now: seed, config, table of crystals.
+        See `origin_of`; compared as far as the shard says what it was made from.
 
     Raises
     ------
     ValueError
         If one of them differs.
     """
+    if not path.exists():
+        return False
     with h5py.File(path, "r") as file:
         differing = [
             key for key, value in origin.items() if key in file.attrs and file.attrs[key] != value
@@ -46,6 +59,7 @@ def refuse_other(path: Path, origin: Mapping[str, int | str]) -> None:
             f"{path} was simulated with another {' and '.join(differing)}: choose another output "
             "folder, or move the shards away"
         )
+    return True
 
 
 @contextmanager
@@ -59,6 +73,16 @@ def written_whole(path: Path) -> Iterator[h5py.File]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_lists(
+    file: h5py.File, lists: Sequence[npt.NDArray], columns: Mapping[str, Sequence]
+) -> None:
+    """Write lists of peaks flat, as ``peaks`` and ``offsets``, and columns of one value a list."""
+    file["peaks"] = np.concatenate(lists)
+    file["offsets"] = np.cumsum([0, *map(len, lists)])
+    for name, values in columns.items():
+        file[name] = np.array(values)
 
 
 def make_shards(

@@ -1,8 +1,10 @@
 """Shared by all tests: no display, and the folder of measured data."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -12,6 +14,27 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 def data_folder() -> Path:
     """The measured data, for tests marked `data`."""
     return Path(os.environ["PY4DSTEM_ML_DATA"])
+
+
+@pytest.fixture(scope="session")
+def write_crystals(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a table of copper oxides of the CsCl type, as `CrystalTable` reads it."""
+
+    def write(lattices: list, formula: list[str], prototype: list[str]) -> Path:
+        path = tmp_path_factory.mktemp("table") / "structures.npz"
+        n = len(lattices)
+        np.savez(
+            path,
+            lattice=np.array(lattices),
+            numbers=np.tile([29, 8], n),
+            positions=np.tile([[0, 0, 0], [0.5, 0.5, 0.5]], (n, 1)).astype(float),
+            offsets=np.arange(0, 2 * n + 1, 2),
+            formula=np.array(formula),
+            prototype=np.array(prototype),
+        )
+        return path
+
+    return write
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

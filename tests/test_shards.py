@@ -2,7 +2,7 @@
 
 import pytest
 
-from py4dstem_ml.shards import make_shards, refuse_other, written_whole
+from py4dstem_ml.shards import is_made, make_shards, written_whole
 
 
 def test_a_broken_off_file_leaves_nothing(tmp_path):
@@ -24,9 +24,10 @@ def test_another_origin_is_refused(tmp_path):
     path = tmp_path / "a.h5"
     with written_whole(path) as file:
         file.attrs.update({"seed": 1, "config": "a"})
-    refuse_other(path, {"seed": 1, "config": "a", "table": "said nothing of"})
+    assert is_made(path, {"seed": 1, "config": "a", "table": "said nothing of"})
+    assert not is_made(tmp_path / "b.h5", {"seed": 1})
     with pytest.raises(ValueError, match="another seed and config"):
-        refuse_other(path, {"seed": 2, "config": "b"})
+        is_made(path, {"seed": 2, "config": "b"})
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -1,7 +1,6 @@
 """Bragg disks: from diffraction patterns to peak positions and |V_g| intensities."""
 
-from importlib import import_module
-from typing import Any
+from ..lazy import lazy_names
 
 _MODULES = {
     "peaks": ("find_peaks", "peak_spread"),
@@ -13,11 +12,4 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -8,12 +8,11 @@ refuses to mix with shards that were made from anything else.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -36,8 +35,8 @@ from ..physics.patterns import (
     disk_amplitudes,
     structure_factor_peaks,
 )
-from ..physics.structures import CrystalTable, split_by_material
-from ..shards import make_shards, refuse_other, table_hash, written_whole
+from ..physics.structures import CrystalTable, cached_table, split_by_material
+from ..shards import is_made, make_shards, origin_of, write_lists, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -201,12 +200,11 @@ def simulate_shard(
         If the shard that is there has another seed, config or table of crystals.
     """
     path = Path(output) / f"{part}-{number:06d}.h5"
-    origin = {"seed": seed, "config": json.dumps(asdict(config)), "table": table_hash(structures)}
-    if path.exists():
-        refuse_other(path, origin)
+    origin = origin_of(seed, config, structures)
+    if is_made(path, origin):
         return path
     rng = np.random.default_rng([seed, number, PARTS.index(part)])
-    table = _cached_table(structures)
+    table = cached_table(structures)
     setting = draw_setting(config, rng)
     rows: dict[str, list] = {key: [] for key in ("crystal", "kind", "thickness", "semiangle")}
     patterns, peak_lists = [], []
@@ -235,16 +233,10 @@ def _write(
 ) -> None:  # fmt: skip
     with written_whole(path) as file:
         file["patterns"] = patterns
-        file["peaks"] = np.concatenate(peak_lists)
-        file["offsets"] = np.cumsum([0, *map(len, peak_lists)])
-        for key, values in rows.items():
-            file[key] = np.array(values)
+        write_lists(file, peak_lists, rows)
         file.attrs["energy_ev"] = setting.energy_ev
         file.attrs["pixel_size"] = setting.detector.pixel_size
         file.attrs.update(origin)
-
-
-_cached_table = cache(CrystalTable)
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,11 +135,25 @@ def select_beams(
         with torch.no_grad():
             half_gap = torch.abs(crystal.coupling_coefficients(hkl, energy_ev, absorption=False))
         half_gap = half_gap * (0.5 * wavelength(energy_ev))
-        strength = half_gap / torch.hypot(s, half_gap + 1e-9)
-        strength[0] = torch.inf
-        kept = torch.sort(torch.argsort(strength, descending=True)[:max_beams]).values
+        kept = strongest_beams(half_gap, s, max_beams)
         hkl, g = hkl[kept.numpy()], g[kept]
     return Beams(hkl, g)
+
+
+def strongest_beams(half_gap: torch.Tensor, s: torch.Tensor, max_beams: int) -> torch.Tensor:
+    """Return the ascending indices of the beams that couple most strongly to the direct one.
+
+    Parameters
+    ----------
+    half_gap : torch.Tensor, shape (n,)
+        |U_g| / 2k in 1/Å; beam 0 is the direct one and is kept.
+    s : torch.Tensor, shape (n,)
+        Excitation errors in 1/Å.
+    max_beams : int
+    """
+    strength = half_gap / torch.hypot(s, half_gap + 1e-9)
+    strength[0] = torch.inf
+    return torch.sort(torch.argsort(strength, descending=True)[:max_beams]).values
 
 
 def reflections(crystal: Crystal, g_max: float) -> npt.NDArray[np.int64]:

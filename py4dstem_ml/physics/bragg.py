@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .bloch import Beams, excitation_errors, propagate, reflections
+from .bloch import Beams, excitation_errors, propagate, reflections, strongest_beams
 from .crystal import Crystal
 from .electrons import lorentz_factor, wavelength
-from .scattering_factors import absorptive_factor, elastic_factor
+from .scattering_factors import absorptive_factor, thermal_factor
 
 #: Scattering factors are tabled at so many |g| and interpolated.
 _FACTOR_NODES = 4096
@@ -112,11 +112,7 @@ class BraggSimulator:
         chosen = torch.nonzero(near)[:, 0]
         if len(chosen) <= self.max_beams:
             return chosen
-        half_gap = self.half_gap[chosen]
-        strength = half_gap / torch.hypot(s[chosen], half_gap + 1e-9)
-        strength[0] = torch.inf
-        kept = torch.topk(strength, self.max_beams).indices
-        return chosen[torch.sort(kept).values]
+        return chosen[strongest_beams(self.half_gap[chosen], s[chosen], self.max_beams)]
 
 
 def coupling_box(
@@ -172,8 +168,7 @@ def _factor(
     number: int, b_iso: float, g: npt.NDArray, energy_ev: float, absorption: bool
 ) -> npt.NDArray[np.complex128]:
     lengths = torch.from_numpy(g)
-    elastic = elastic_factor(number, lengths**2) * torch.exp(-0.25 * b_iso * lengths**2)
-    factor = elastic.numpy().astype(complex)
+    factor = thermal_factor(number, b_iso, lengths).numpy().astype(complex)
     if absorption:
         factor += 1j * absorptive_factor(number, lengths, b_iso, energy_ev).numpy()
     return factor

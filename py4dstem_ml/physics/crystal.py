@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .electrons import POTENTIAL_VOLT_ANGSTROM2, lorentz_factor
-from .scattering_factors import absorptive_factor, elastic_factor
+from .scattering_factors import absorptive_factor, thermal_factor
 
 #: B in Å^2 where nothing is known: 0.08 Å rms displacement, as usual in the field.
 DEFAULT_B_ISO = 0.5
@@ -151,11 +151,7 @@ class Crystal:
         torch.Tensor
             complex128, shape (n,). No relativistic factor.
         """
-
-        def elastic(z: int, b: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-            return elastic_factor(z, g * g) * torch.exp(-0.25 * b * g * g)
-
-        lattice_sum = self._lattice_sum(torch.as_tensor(np.asarray(hkl)), elastic)
+        lattice_sum = self._lattice_sum(torch.as_tensor(np.asarray(hkl)), thermal_factor)
         return lattice_sum * (POTENTIAL_VOLT_ANGSTROM2 / torch.linalg.det(self.lattice))
 
     def coupling_coefficients(
@@ -178,7 +174,7 @@ class Crystal:
         """
 
         def factor(z: int, b: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-            elastic = elastic_factor(z, g * g) * torch.exp(-0.25 * b * g * g)
+            elastic = thermal_factor(z, b, g)
             if not absorption:
                 return elastic
             return torch.complex(elastic, absorptive_factor(z, g, float(b.detach()), energy_ev))

@@ -47,6 +47,13 @@ def elastic_factor(atomic_number: int, g_squared: torch.Tensor) -> torch.Tensor:
     return f
 
 
+def thermal_factor(
+    atomic_number: int, b_iso: torch.Tensor | float, g: torch.Tensor
+) -> torch.Tensor:
+    """Return the elastic factor in Å at |g| in 1/Å with its Debye-Waller damping."""
+    return elastic_factor(atomic_number, g * g) * torch.exp(-0.25 * b_iso * g * g)
+
+
 def _elastic_numpy(atomic_number: int) -> Callable[[npt.NDArray], npt.NDArray]:
     a, b = _lobato_table()[atomic_number - 1].reshape(5, 2).T
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,6 +179,10 @@ class CrystalTable:
     def field(self, name: str) -> npt.NDArray:
         """Return a stored column, e.g. ``"crystal_system"`` or ``"spacegroup"``."""
         return self._arrays[name]
+
+
+#: A table of crystals, read once a process.
+cached_table = cache(CrystalTable)
 
 
 def split_by_material(

@@ -7,12 +7,11 @@ go through the crystal together. A crystal's lists are a function of the seed an
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -29,8 +28,8 @@ from ..physics.orientations import (
     low_index_zones,
     spread_directions,
 )
-from ..physics.structures import CrystalTable
-from ..shards import make_shards, refuse_other, table_hash, written_whole
+from ..physics.structures import cached_table
+from ..shards import is_made, make_shards, origin_of, write_lists, written_whole
 from .radial_basis import BraggLists
 
 logger = logging.getLogger(__name__)
@@ -167,11 +166,10 @@ def simulate_shard(
         If the shard that is there has another seed, config or table of crystals.
     """
     path = Path(output) / f"lists-{number:06d}.h5"
-    origin = {"seed": seed, "config": json.dumps(asdict(config)), "table": table_hash(structures)}
-    if path.exists():
-        refuse_other(path, origin)
+    origin = origin_of(seed, config, structures)
+    if is_made(path, origin):
         return path
-    table = _cached_table(structures)
+    table = cached_table(structures)
     first = number * config.crystals_per_shard
     order = np.random.default_rng(seed).permutation(len(table))
     lists: list[npt.NDArray[np.float32]] = []
@@ -185,15 +183,9 @@ def simulate_shard(
         for name, values in made.items():
             columns[name] += values
     with written_whole(path) as file:
-        file["peaks"] = np.concatenate(lists)
-        file["offsets"] = np.cumsum([0, *map(len, lists)])
-        for name, values in columns.items():
-            file[name] = np.array(values)
+        write_lists(file, lists, columns)
         file.attrs.update(origin)
     return path
-
-
-_cached_table = cache(CrystalTable)
 
 
 def simulate(
@@ -216,7 +208,7 @@ def simulate(
     >>> paths = simulate("structures_icsd.npz", "library", shards=2)  # doctest: +SKIP
     """
     config = config or LibraryConfig()
-    last = -(-len(_cached_table(str(structures))) // config.crystals_per_shard)
+    last = -(-len(cached_table(str(structures))) // config.crystals_per_shard)
     if shards is not None:
         last = min(last, first + shards)
     make = partial(

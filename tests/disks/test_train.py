@@ -27,20 +27,14 @@ TINY = library.LibraryConfig(
 
 
 @pytest.fixture(scope="module")
-def structures(tmp_path_factory):
+def structures(write_crystals):
     """A table of cubic crystals, enough for both parts of the split."""
-    path = tmp_path_factory.mktemp("table") / "structures.npz"
     n = 120
-    np.savez(
-        path,
-        lattice=np.array([(3.5 + 0.01 * i) * np.eye(3) for i in range(n)]),
-        numbers=np.tile([29, 8], n),
-        positions=np.tile([[0, 0, 0], [0.5, 0.5, 0.5]], (n, 1)).astype(float),
-        offsets=np.arange(0, 2 * n + 1, 2),
-        formula=np.array([f"F{i // 2}" for i in range(n)]),
-        prototype=np.array([f"P{i % 40}" for i in range(n)]),
+    return write_crystals(
+        [(3.5 + 0.01 * i) * np.eye(3) for i in range(n)],
+        [f"F{i // 2}" for i in range(n)],
+        [f"P{i % 40}" for i in range(n)],
     )
-    return path
 
 
 @pytest.fixture(scope="module")

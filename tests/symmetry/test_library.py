@@ -22,19 +22,12 @@ TINY = library.LibraryConfig(
 
 
 @pytest.fixture(scope="module")
-def structures(tmp_path_factory):
-    path = tmp_path_factory.mktemp("table") / "structures.npz"
-    n = 5
-    np.savez(
-        path,
-        lattice=np.array([np.diag([3.5, 3.6 + 0.1 * i, 4.4]) for i in range(n)]),
-        numbers=np.tile([29, 8], n),
-        positions=np.tile([[0, 0, 0], [0.5, 0.5, 0.5]], (n, 1)).astype(float),
-        offsets=np.arange(0, 2 * n + 1, 2),
-        formula=np.array([f"F{i}" for i in range(n)]),
-        prototype=np.array([f"P{i}" for i in range(n)]),
+def structures(write_crystals):
+    return write_crystals(
+        [np.diag([3.5, 3.6 + 0.1 * i, 4.4]) for i in range(5)],
+        [f"F{i}" for i in range(5)],
+        [f"P{i}" for i in range(5)],
     )
-    return path
 
 
 @pytest.fixture(scope="module")
