@@ -20,7 +20,7 @@ _DESCRIPTION = "Machine learning for electron diffraction."
 # What is built of a system so far.
 _COMMANDS = {
     "disks": ("simulate", "train", "tune", "evaluate", "predict"),
-    "symmetry": ("simulate",),
+    "symmetry": ("simulate", "train"),
 }
 # The module that runs a command on a system.
 _MODULES = {

@@ -6,17 +6,14 @@ so that one number says where both are. Every sample walks down all trees togeth
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-
-from .. import weights
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -26,6 +23,8 @@ _LEAF = -1
 #: Samples times trees that walk down together.
 _WALKERS = 2**20
 _ARRAYS = ("roots", "feature", "threshold", "child", "values")
+#: What is written of them, `child` following from the order of the nodes.
+_STORED = ("roots", "feature", "threshold", "values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +42,10 @@ class Forest:
     child : torch.Tensor of int32, shape (nodes,)
         The left child, the right one being the next; in a leaf its row in ``values``.
     values : torch.Tensor, shape (leaves, k)
-        Class probabilities, float16, or regressed values, float32.
+        Class probabilities in steps of 1/255, uint8, or regressed values, float32.
     n_features : int
     classes : tuple
         Of a classifier; empty for a regressor.
-    metadata : dict
-        What was said of it when it was saved.
 
     Examples
     --------
@@ -67,7 +64,6 @@ class Forest:
     values: torch.Tensor
     n_features: int
     classes: tuple[Any, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_sklearn(cls, model: RandomForestClassifier | RandomForestRegressor) -> Forest:
@@ -96,24 +92,47 @@ class Forest:
         arrays = {name: torch.from_numpy(np.concatenate(some)) for name, some in parts.items()}
         return cls(**arrays, n_features=n_features, classes=classes)
 
-    @classmethod
-    def load(cls, name_or_path: str | os.PathLike, device: torch.device | str = "cpu") -> Forest:
-        """Read what `save` wrote, by name or path."""
-        tensors, metadata = weights.load(name_or_path)
-        if set(tensors) != set(_ARRAYS):
-            raise weights.WeightsError(f"{name_or_path} does not hold a forest")
-        return cls(
-            **{name: tensor.to(device) for name, tensor in tensors.items()},
-            n_features=metadata["n_features"],
-            classes=tuple(metadata["classes"]),
-            metadata=metadata,
-        )
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what `from_tensors` takes: thresholds of inner nodes only, and no child."""
+        inner = self.feature != _LEAF
+        arrays = {"roots": self.roots, "feature": self.feature, "values": self.values}
+        arrays["threshold"] = self.threshold[inner]
+        return {name: array.cpu().contiguous() for name, array in arrays.items()}
 
-    def save(self, path: str | os.PathLike, metadata: Mapping[str, Any]) -> None:
-        """Write the trees to a safetensors file."""
-        tensors = {name: getattr(self, name).cpu().contiguous() for name in _ARRAYS}
-        known = {"n_features": self.n_features, "classes": list(self.classes)}
-        weights.save(path, tensors, {**metadata, **known})
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, torch.Tensor],
+        n_features: int,
+        classes: Sequence[Any] = (),
+        device: torch.device | str = "cpu",
+    ) -> Forest:
+        """Rebuild a forest from its `tensors`.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of a forest.
+        """
+        if set(tensors) != set(_STORED):
+            raise ValueError(f"a forest has the arrays {_STORED}, not {tuple(sorted(tensors))}")
+        roots, feature = tensors["roots"], tensors["feature"]
+        inner = feature != _LEAF
+        if inner.sum() != len(tensors["threshold"]) or (~inner).sum() != len(tensors["values"]):
+            raise ValueError("a forest's thresholds and values do not fit its nodes")
+        threshold = torch.zeros(len(feature))
+        threshold[inner] = tensors["threshold"]
+        tree = torch.searchsorted(roots, torch.arange(len(feature)), right=True) - 1
+        before = torch.cumsum(inner, 0) - inner.long()  # inner nodes of all trees before a node
+        within = before - before[roots][tree]
+        # Children come in the order of their parents, in pairs, after the root.
+        child = torch.where(inner, roots[tree] + 1 + 2 * within, torch.cumsum(~inner, 0) - 1)
+        arrays = {
+            "roots": roots, "feature": feature, "threshold": threshold,
+            "child": child.to(torch.int32), "values": tensors["values"],
+        }  # fmt: skip
+        arrays = {name: array.to(device) for name, array in arrays.items()}
+        return cls(**arrays, n_features=n_features, classes=tuple(classes))
 
     def __len__(self) -> int:
         return len(self.roots)
@@ -157,25 +176,34 @@ class Forest:
             node[walking] = self.child[here].long() + right
         return self.child[node].long().reshape(n, len(self))
 
+    def probabilities_and_votes(
+        self, x: npt.ArrayLike | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the trees' mean class probabilities, float32, and how many vote for each class.
+
+        Both of shape (n, classes); the votes are int64.
+        """
+        leaves = self.leaves(x)
+        n, classes = len(leaves), len(self.classes)
+        total = torch.zeros(n, classes, device=leaves.device)
+        for column in leaves.T:
+            total += self.values[column].float()
+        chosen = self._winners[leaves]
+        counts = torch.zeros(n, classes, dtype=torch.int64, device=leaves.device)
+        counts.scatter_add_(1, chosen, torch.ones_like(chosen))
+        return total / total.sum(1, keepdim=True), counts
+
     def votes(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
         """Return how many trees vote for each class, int64, shape (n, classes)."""
-        chosen = self._winners[self.leaves(x)]
-        counts = torch.zeros(
-            len(chosen), len(self.classes), dtype=torch.int64, device=chosen.device
-        )
-        return counts.scatter_add_(1, chosen, torch.ones_like(chosen))
+        return self.probabilities_and_votes(x)[1]
+
+    def probabilities(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
+        """Return the mean class probabilities of the trees, float32, shape (n, classes)."""
+        return self.probabilities_and_votes(x)[0]
 
     @cached_property
     def _winners(self) -> torch.Tensor:
         return self.values.float().argmax(1)
-
-    def probabilities(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
-        """Return the mean class probabilities of the trees, float32, shape (n, classes)."""
-        leaves = self.leaves(x)
-        total = torch.zeros(len(leaves), self.values.shape[1], device=leaves.device)
-        for column in leaves.T:
-            total += self.values[column].float()
-        return total / len(self)
 
     def predictions(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
         """Return each tree's values, float32, shape (n, trees, k): a regressor's spread."""
@@ -203,16 +231,18 @@ def _flat(tree: Any, first_node: int, first_leaf: int, classifier: bool) -> dict
     values = tree.value[order[~inner]]
     return {
         "feature": np.where(inner, tree.feature[order], _LEAF).astype(np.int16),
-        "threshold": below.astype(np.float32),
+        "threshold": np.where(inner, below, 0.0).astype(np.float32),
         "child": child,
         "values": _probabilities(values[:, 0]) if classifier else values[:, :, 0].astype("f4"),
     }
 
 
-def _probabilities(counts: npt.NDArray) -> npt.NDArray[np.float16]:
-    """Class probabilities of leaves, rounded so that the winner stays the winner."""
+def _probabilities(counts: npt.NDArray) -> npt.NDArray[np.uint8]:
+    """Class probabilities of leaves, rounded so that the winner stays the only winner."""
     winner = counts.argmax(1)
-    rounded = (counts / counts.sum(1, keepdims=True)).astype(np.float16)
-    row = np.flatnonzero(rounded.argmax(1) != winner)
-    rounded[row, winner[row]] = np.nextafter(rounded[row].max(1), np.float16(2))
-    return rounded
+    rows = np.arange(len(counts))
+    rounded = np.round(255.0 * counts / counts.sum(1, keepdims=True)).astype(np.uint8)
+    best = rounded[rows, winner]
+    tied = rounded == best[:, None]
+    tied[rows, winner] = False
+    return rounded - (tied & (best > 0)[:, None])

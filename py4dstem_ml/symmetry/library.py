@@ -7,6 +7,7 @@ go through the crystal together. A crystal's lists are a function of the seed an
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from argparse import ArgumentParser, Namespace
@@ -30,7 +31,7 @@ from ..physics.orientations import (
 )
 from ..physics.structures import cached_table
 from ..shards import is_made, make_shards, origin_of, write_lists, written_whole
-from .radial_basis import BraggLists
+from .lists import BraggLists
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class LibraryConfig:
     energy_weights: tuple[float, ...] = (0.6, 0.25, 0.05, 0.1)
     spread_axes: int = 8
     zones: int = 2
-    tilts: int = 2
+    tilts: int = 3
     tilt_mrad: float = 5.0
     thickness: float = 200.0
     thickness_range: tuple[float, float] = (20.0, 1500.0)
@@ -226,13 +227,16 @@ class ListShard:
     zone: npt.NDArray[np.bool_]
     thickness: npt.NDArray[np.float64]
     energy_ev: npt.NDArray[np.float64]
+    lists_per_axis: int
 
 
 def read_shard(path: str | Path) -> ListShard:
     """Read a shard that `simulate_shard` wrote."""
     with h5py.File(path, "r") as file:
         lists = BraggLists(file["peaks"][:], file["offsets"][:])
-        return ListShard(lists, **{name: file[name][:] for name in _COLUMNS})
+        per_axis = 2 * json.loads(file.attrs["config"])["tilts"]
+        columns = {name: file[name][:] for name in _COLUMNS}
+        return ListShard(lists, **columns, lists_per_axis=per_axis)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -8,7 +8,6 @@ pattern by t multiplies r_mp by exp(i p t), a mirror conjugates it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,79 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
+from .lists import BraggLists
+
 #: Coefficients weaker than this share of a list's strongest have no argument, only rounding.
 _NO_ARGUMENT = 1e-9
-#: Lists whose coefficients are held at once.
-_LISTS_AT_ONCE = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class BraggLists:
-    """Many Bragg lists in flat arrays.
-
-    Attributes
-    ----------
-    peaks : ndarray of float32 or float64, shape (m, 3)
-        [qx, qy, intensity]; 1/Å, about the direct beam.
-    offsets : ndarray of int, shape (n + 1,)
-        The peaks of list i are ``offsets[i]:offsets[i + 1]``.
-
-    Examples
-    --------
-    >>> lists = BraggLists.pack([[[0.5, 0.0, 1.0]], [[0.0, 0.4, 1.0], [0.4, 0.0, 2.0]]])
-    >>> len(lists), len(lists.peaks), lists[1].shape
-    (2, 3, (2, 3))
-    """
-
-    peaks: npt.NDArray[np.floating]
-    offsets: npt.NDArray[np.int64]
-
-    @classmethod
-    def pack(cls, lists: Sequence[npt.ArrayLike]) -> BraggLists:
-        """Join lists of shape (k, 3) each, or empty ones.
-
-        Raises
-        ------
-        ValueError
-            If one has another shape, or a value that is not finite.
-        """
-        arrays = []
-        for i, one in enumerate(lists):
-            peaks = np.asarray(one, dtype=float)
-            if peaks.size == 0:
-                peaks = np.empty((0, 3))
-            if peaks.ndim != 2 or peaks.shape[1] != 3:
-                raise ValueError(
-                    f"list {i} has shape {peaks.shape}, not (n, 3): [qx, qy, intensity]"
-                )
-            if not np.isfinite(peaks).all():
-                raise ValueError(f"list {i} has a peak that is NaN or infinite")
-            arrays.append(peaks)
-        offsets = np.cumsum([0, *map(len, arrays)])
-        return cls(np.concatenate(arrays) if arrays else np.empty((0, 3)), offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, i: int) -> npt.NDArray[np.floating]:
-        return self.peaks[self.offsets[i] : self.offsets[i + 1]]
-
-    @property
-    def owner(self) -> npt.NDArray[np.int64]:
-        """Number of the list that each peak belongs to, shape (m,)."""
-        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
-
-    def keep(self, chosen: npt.NDArray[np.bool_]) -> BraggLists:
-        """Return the lists with only the chosen peaks, shape (m,)."""
-        kept = np.concatenate([[0], np.cumsum(chosen)])
-        return BraggLists(self.peaks[chosen], kept[self.offsets])
-
-    def blocks(self, size: int = _LISTS_AT_ONCE) -> Iterator[BraggLists]:
-        """Yield runs of at most ``size`` lists."""
-        for start in range(0, len(self), size):
-            offsets = self.offsets[start : start + size + 1]
-            yield BraggLists(self.peaks[offsets[0] : offsets[-1]], offsets - offsets[0])
-
 
 @dataclass(frozen=True)
 class RadialBasis:
@@ -186,14 +116,3 @@ class RadialBasis:
         angle = np.angle(r)
         angle[size <= _NO_ARGUMENT * size.max(axis=1, keepdims=True, initial=0.0)] = 0.0
         return np.stack([size, angle], axis=2, dtype=np.float32).reshape(len(lists), -1)
-
-
-def normalised(lists: BraggLists) -> BraggLists:
-    """Scale each list to a sum of intensities of 1; without direct beams, see `diffracted`.
-
-    Counts of a scan and fractions of a simulation then mean the same.
-    """
-    total = np.bincount(lists.owner, lists.peaks[:, 2], minlength=len(lists))
-    peaks = lists.peaks.copy()
-    peaks[:, 2] /= np.where(total > 0, total, 1.0)[lists.owner]
-    return BraggLists(peaks, lists.offsets)

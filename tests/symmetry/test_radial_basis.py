@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from py4dstem_ml.symmetry.radial_basis import BraggLists, RadialBasis, normalised
+from py4dstem_ml.symmetry.lists import BraggLists, normalised
+from py4dstem_ml.symmetry.radial_basis import RadialBasis
 
 
 @pytest.fixture(scope="module")

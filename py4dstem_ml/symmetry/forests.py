@@ -1,0 +1,205 @@
+"""The radial-basis forests: one for the crystal system, and for each system one for the space
+group and one for the lattice.
+
+After the paper: hard votes give the confidence, mean leaf probabilities the label, medians over
+trees the lattice, sums of difference confidences the system of several patterns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .. import weights
+from .crystal_classes import SYSTEMS
+from .forest import Forest
+from .lists import BraggLists, normalised
+from .prediction import CrystalPrediction, difference_weighted, sharpened, top_two
+from .radial_basis import RadialBasis
+
+#: Says how lists become features; weights of another version are refused.
+FEATURES = "radial-basis 41x13 abs arg, intensities of sum 1"
+
+
+def forest_features(lists: BraggLists, basis: RadialBasis | None = None) -> npt.NDArray[np.float32]:
+    """Return the paper's 1,066 features of lists without their direct beams."""
+    return (basis or RadialBasis()).features(normalised(lists))
+
+
+@dataclass(frozen=True, eq=False)
+class RadialForests:
+    """The forests of one weights file.
+
+    Attributes
+    ----------
+    system : Forest
+        Its classes are indices in `SYSTEMS`.
+    group, lattice : mapping of int to Forest
+        By system; classes of the former are numbers of space groups.
+    metadata : dict
+        ``calibration``: how probabilities are sharpened, for single lists and bags.
+
+    Examples
+    --------
+    >>> forests = RadialForests.load("radialforest.v1")  # doctest: +SKIP
+    >>> forests.read(lists).system  # doctest: +SKIP
+    """
+
+    system: Forest
+    group: Mapping[int, Forest]
+    lattice: Mapping[int, Forest]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike, metadata: Mapping[str, Any]) -> None:
+        """Write all forests to a safetensors file."""
+        tensors, classes = {}, {}
+        for name, forest in self._named():
+            tensors |= {f"{name}/{key}": value for key, value in forest.tensors().items()}
+            classes[name] = list(forest.classes)
+        known = {"features": FEATURES, "n_features": self.system.n_features, "classes": classes}
+        weights.save(path, tensors, {**self.metadata, **metadata, **known})
+
+    def _named(self) -> list[tuple[str, Forest]]:
+        named = [("system", self.system)]
+        for kind, forests in (("group", self.group), ("lattice", self.lattice)):
+            named += [(f"{kind}.{SYSTEMS[i]}", forest) for i, forest in forests.items()]
+        return named
+
+    @classmethod
+    def load(
+        cls, name_or_path: str | os.PathLike, device: torch.device | str = "cpu"
+    ) -> RadialForests:
+        """Read what `save` wrote, by name or path.
+
+        Raises
+        ------
+        WeightsError
+            If the file holds no such forests, or was made for other features.
+        """
+        tensors, metadata = weights.load(name_or_path)
+        if "features" not in metadata:
+            raise weights.WeightsError(f"{name_or_path} does not hold forests for Bragg lists")
+        if metadata["features"] != FEATURES:
+            raise weights.WeightsError(
+                f"{name_or_path} is for other features ({metadata['features']}) than this version "
+                f"of py4dstem_ml computes ({FEATURES}): use weights of the same version"
+            )
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            name, array = key.split("/")
+            parts.setdefault(name, {})[array] = value
+        forests = {
+            name: Forest.from_tensors(
+                arrays, metadata["n_features"], metadata["classes"][name], device
+            )
+            for name, arrays in parts.items()
+        }
+        by_kind: dict[str, dict[int, Forest]] = {"group": {}, "lattice": {}}
+        for name, forest in forests.items():
+            if name != "system":
+                kind, system = name.split(".")
+                by_kind[kind][SYSTEMS.index(system)] = forest
+        return cls(forests["system"], by_kind["group"], by_kind["lattice"], metadata)
+
+    def read(self, lists: BraggLists) -> CrystalPrediction:
+        """Read each list by itself.
+
+        Parameters
+        ----------
+        lists : BraggLists
+            Without their direct beams, each with a peak or more.
+        """
+        x = torch.from_numpy(forest_features(lists))
+        probabilities, votes = self._systems(x)
+        found = CrystalPrediction.nothing(len(lists))
+        found.probabilities = sharpened(probabilities, self._sharpness("single"))
+        found.confidence, found.difference = top_two(votes)
+        found.valid[:] = True
+        for system in np.unique(found.system):
+            where = np.flatnonzero(found.system == system)
+            self._read_within(x[where], int(system), found, where)
+        return found
+
+    def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
+        """Read bags of lists of one crystal each; ``bag`` says which each list is in."""
+        bags = int(bag.max()) + 1
+        x = torch.from_numpy(forest_features(lists))
+        probabilities, votes = self._systems(x)
+        shares = difference_weighted(
+            probabilities.argmax(1), top_two(votes)[1], bag, bags, len(SYSTEMS)
+        )
+        mean = np.zeros((bags, len(SYSTEMS)))
+        np.add.at(mean, bag, probabilities)
+        found = CrystalPrediction.nothing(bags)
+        # The weights decide; how sure that is, the mean probabilities say.
+        mean = sharpened(mean / mean.sum(1, keepdims=True), self._sharpness("pooled"))
+        found.probabilities = _led_by(shares.argmax(1), mean)
+        found.confidence, found.difference = top_two(shares)
+        found.valid[:] = True
+        for system in np.unique(found.system):
+            of_bag = np.flatnonzero(found.system == system)
+            self._pool_within(x, bag, int(system), of_bag, found)
+        return found
+
+    def _systems(self, x: torch.Tensor) -> tuple[npt.NDArray, npt.NDArray]:
+        """Mean leaf probabilities and shares of votes, (n, 7)."""
+        places = torch.tensor(self.system.classes)
+        probabilities, votes = (torch.zeros(len(x), len(SYSTEMS)) for _ in range(2))
+        mean, counts = self.system.probabilities_and_votes(x)
+        probabilities[:, places] = mean.cpu()
+        votes[:, places] = counts.cpu() / len(self.system)
+        return probabilities.numpy(), votes.numpy()
+
+    def _sharpness(self, of: str) -> float:
+        return float(self.metadata.get("calibration", {}).get(of, 1.0))
+
+    def _read_within(
+        self, x: torch.Tensor, system: int, found: CrystalPrediction, where: npt.NDArray
+    ) -> None:
+        if system in self.group:
+            mean, votes = self.group[system].probabilities_and_votes(x)
+            classes = np.array(self.group[system].classes)
+            found.space_group[where] = classes[mean.numpy().argmax(1)]
+            found.space_group_confidence[where] = top_two(votes / len(self.group[system]))[0]
+        if system in self.lattice:
+            values = self.lattice[system].predictions(x).numpy()
+            found.lattice[where] = np.median(values, axis=1)
+            low, high = np.percentile(values, [16, 84], axis=1)
+            found.lattice_spread[where] = (high - low) / 2.0
+
+    def _pool_within(
+        self, x: torch.Tensor, bag: npt.NDArray, system: int, of_bag: npt.NDArray,
+        found: CrystalPrediction,
+    ) -> None:  # fmt: skip
+        place = np.full(len(found), -1)
+        place[of_bag] = np.arange(len(of_bag))
+        rows = np.flatnonzero(place[bag] >= 0)
+        within = place[bag[rows]]
+        single = CrystalPrediction.nothing(len(rows))
+        self._read_within(x[rows], system, single, np.arange(len(rows)))
+        if system in self.group:
+            forest = self.group[system]
+            mean, votes = forest.probabilities_and_votes(x[rows])
+            lead = top_two(votes / len(forest))[1]
+            shares = difference_weighted(
+                mean.numpy().argmax(1), lead, within, len(of_bag), len(forest.classes)
+            )
+            found.space_group[of_bag] = np.array(forest.classes)[shares.argmax(1)]
+            found.space_group_confidence[of_bag] = shares.max(1)
+        for i, number in enumerate(of_bag):
+            found.lattice[number] = np.median(single.lattice[within == i], axis=0)
+            found.lattice_spread[number] = np.median(single.lattice_spread[within == i], axis=0)
+
+
+def _led_by(label: npt.NDArray, probabilities: npt.NDArray) -> npt.NDArray[np.float32]:
+    """Swap probabilities where needed, so that the label has the largest."""
+    out = probabilities.copy()
+    rows, best = np.arange(len(label)), probabilities.argmax(1)
+    out[rows, label], out[rows, best] = probabilities[rows, best], probabilities[rows, label]
+    return out

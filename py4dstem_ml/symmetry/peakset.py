@@ -1,0 +1,150 @@
+"""Predictions of the network for peak lists: batches, bags of any size, calibration."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..compute import mixed_precision
+from .crystal_classes import SYSTEM_OF_GROUP
+from .lists import BraggLists
+from .network import PeakSetNet, Reading, load_network
+from .prediction import CrystalPrediction, sharpened, top_two
+
+#: Lists that go through the network together.
+_LISTS_AT_ONCE = 512
+#: Lists that are pooled by attention together: the training knew up to 12. More are pooled in
+#: parts, whose probabilities are averaged.
+_BAG = 16
+#: Of a Laplace distribution of mean error b, half the width of the central 68 % is 1.14 b.
+_CENTRAL = 1.14
+
+
+@dataclass(frozen=True, eq=False)
+class PeakSetReader:
+    """The network of one weights file, as `RadialForests` are the forests of one.
+
+    Examples
+    --------
+    >>> reader = PeakSetReader.load("peakset.v1")  # doctest: +SKIP
+    >>> reader.read(lists).system  # doctest: +SKIP
+    """
+
+    network: PeakSetNet
+
+    @classmethod
+    def load(
+        cls, name_or_path: str | os.PathLike, device: torch.device | str = "cpu"
+    ) -> PeakSetReader:
+        """Read weights by name or path; see `load_network`."""
+        return cls(load_network(name_or_path, device))
+
+    @property
+    def metadata(self) -> dict:
+        """What was said of the weights when they were saved."""
+        return self.network.metadata
+
+    def read(self, lists: BraggLists) -> CrystalPrediction:
+        """Read each list by itself.
+
+        Parameters
+        ----------
+        lists : BraggLists
+            Without their direct beams, each with a peak or more.
+        """
+        found = CrystalPrediction.nothing(len(lists))
+        start = 0
+        for block in lists.blocks(_LISTS_AT_ONCE):
+            embedded, _ = self._embed(block)
+            where = np.arange(start, start + len(block))
+            found.put(where, self._prediction(self._run(self.network.read, embedded), "single"))
+            start += len(block)
+        return found
+
+    def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
+        """Read bags of lists of one crystal each; ``bag`` says which each list is in."""
+        embedded, spectrum = (
+            torch.cat(parts)
+            for parts in zip(*map(self._embed, lists.blocks(_LISTS_AT_ONCE)), strict=True)
+        )
+        part, owner = _parts(bag)
+        readings = []
+        for first in range(0, len(owner), _LISTS_AT_ONCE // _BAG):
+            last = min(first + _LISTS_AT_ONCE // _BAG, len(owner))
+            rows = [np.flatnonzero(part == number) for number in range(first, last)]
+            index = torch.zeros(len(rows), _BAG, dtype=torch.int64)
+            present = torch.zeros(len(rows), _BAG)
+            for i, row in enumerate(rows):
+                index[i, : len(row)] = torch.from_numpy(row)
+                present[i, : len(row)] = 1.0
+            index, present = index.to(embedded.device), present.to(embedded.device)
+            readings.append(self._run(self.network.pool, embedded[index], spectrum[index], present))
+        joined = Reading(*(torch.cat(values) for values in zip(*readings, strict=True)))
+        return self._prediction(_averaged(joined, owner), "pooled")
+
+    def _embed(self, lists: BraggLists) -> tuple[torch.Tensor, torch.Tensor]:
+        peaks = lists.by_intensity().padded(self.network.spec.invariants.spots)
+        device = next(self.network.parameters()).device
+        return self._run(self.network.embed, torch.from_numpy(peaks).to(device))
+
+    def _run(self, function, *tensors):
+        with torch.inference_mode(), mixed_precision(tensors[0].device):
+            return function(*tensors)
+
+    def _prediction(self, reading: Reading, of: str) -> CrystalPrediction:
+        found = CrystalPrediction.nothing(len(reading.system))
+        found.valid[:] = True
+        sharpness = float(self.metadata.get("calibration", {}).get(of, 1.0))
+        found.probabilities = sharpened(reading.system.exp().cpu().numpy(), sharpness)
+        found.confidence, found.difference = top_two(found.probabilities)
+        system = found.system.astype(np.int64)
+        rows = np.arange(len(system))
+        outside = SYSTEM_OF_GROUP != system[:, None]
+        group = np.where(outside, -np.inf, reading.group.cpu().numpy())
+        found.space_group[:] = 1 + group.argmax(1)
+        found.space_group_confidence = np.exp(group.max(1)).astype(np.float32)
+        found.lattice = np.exp(reading.lattice.cpu().numpy()[rows, system])
+        spread = _CENTRAL * np.exp(reading.spread.cpu().numpy()[rows, system])
+        found.lattice_spread = found.lattice * spread
+        if of == "single":
+            found.mixed = reading.mixed.sigmoid().cpu().numpy()
+        return found
+
+
+def _parts(bag: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], torch.Tensor]:
+    """Split bags into parts of even size, `_BAG` at most.
+
+    Returns the part that each list is in, and the bag of each part. Neighbours go to different
+    parts, so that each sees the whole bag.
+    """
+    part = np.empty(len(bag), dtype=np.int64)
+    owner: list[int] = []
+    order = np.argsort(bag, kind="stable")
+    starts = np.flatnonzero(np.diff(bag[order], prepend=-1))
+    for rows in np.split(order, starts[1:]):
+        count = -(-len(rows) // _BAG)
+        part[rows] = len(owner) + np.arange(len(rows)) % count
+        owner += [int(bag[rows[0]])] * count
+    return part, torch.tensor(owner)
+
+
+def _averaged(reading: Reading, owner: torch.Tensor) -> Reading:
+    """Average the readings of the parts of each bag: probabilities, and logarithms of lengths."""
+    bags = int(owner.max()) + 1
+    owner = owner.to(reading.system.device)
+    count = torch.bincount(owner, minlength=bags).float()
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        total = values.new_zeros(bags, *values.shape[1:]).index_add_(0, owner, values)
+        return total / count.reshape(-1, *[1] * (values.dim() - 1))
+
+    return Reading(
+        mean(reading.system.exp()).log(), mean(reading.group.exp()).log(), mean(reading.lattice),
+        mean(reading.spread), mean(reading.mixed),
+    )  # fmt: skip
+
+

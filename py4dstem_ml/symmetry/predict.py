@@ -1,0 +1,237 @@
+"""From measured Bragg lists to crystal system, space group and lattice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import weights
+from ..compute import pick_device
+from ..progress import progress_bar
+from .forests import RadialForests
+from .lists import BraggLists
+from .peakset import PeakSetReader
+from .prediction import CrystalPrediction
+from .radial_basis import RadialBasis
+
+logger = logging.getLogger(__name__)
+
+#: What `CrystalSystemPredictor` returns of one list.
+COLUMNS = (
+    "system", "confidence", "difference", "space_group", "space_group_confidence",
+    "a", "b", "c", "a_spread", "b_spread", "c_spread", "mixed",
+    "p_cubic", "p_hexagonal", "p_trigonal", "p_tetragonal", "p_orthorhombic", "p_monoclinic",
+    "p_triclinic",
+)  # fmt: skip
+#: Lists that are prepared and read at once.
+_LISTS_AT_ONCE = 4096
+
+
+class Model(Protocol):
+    """What forests and network have in common."""
+
+    def read(self, lists: BraggLists) -> CrystalPrediction:
+        """Read each list by itself."""
+        ...
+
+    def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
+        """Read bags of lists of one crystal each."""
+        ...
+
+
+def load_model(name_or_path: str | os.PathLike | None = None, device: Any = None) -> Model:
+    """Read weights of either kind, by name or path; None: the default ones.
+
+    Raises
+    ------
+    WeightsError
+        If the file holds neither, or is of another version.
+    """
+    name_or_path = name_or_path or weights.default_name("symmetry")
+    _, metadata = weights.load(name_or_path)
+    kind = PeakSetReader if "peakset" in metadata else RadialForests
+    return kind.load(name_or_path, pick_device(device))
+
+
+def usable(
+    lists: BraggLists, min_peaks: int = 5, basis: RadialBasis | None = None
+) -> tuple[BraggLists, npt.NDArray[np.bool_]]:
+    """Return lists without direct beams and far peaks, and which can be read.
+
+    Parameters
+    ----------
+    lists : BraggLists
+        [qx, qy, intensity]; 1/Å, about the direct beam.
+    min_peaks : int
+        Fewest diffracted peaks within the basis.
+    basis : RadialBasis, optional
+
+    Returns
+    -------
+    lists : BraggLists
+        As many as were given.
+    good : ndarray of bool, shape (n,)
+        False where there are too few peaks, a value that is no finite number, or a negative
+        intensity.
+
+    Raises
+    ------
+    ValueError
+        If most peaks lie beyond the basis, as those in pixels do.
+    """
+    basis = basis or RadialBasis()
+    peaks = lists.peaks
+    sound = np.isfinite(peaks).all(1) & (np.nan_to_num(peaks[:, 2]) >= 0)
+    broken = np.bincount(lists.owner, ~sound, minlength=len(lists)) > 0
+    if broken.any():
+        logger.warning(
+            "%d of %d patterns have peaks that are NaN or of negative intensity; they are left out",
+            broken.sum(), len(lists),
+        )  # fmt: skip
+    q = np.hypot(np.nan_to_num(peaks[:, 0]), np.nan_to_num(peaks[:, 1]))
+    inside = q < basis.q_max + basis.step
+    if len(q) and inside.mean() < 0.5:
+        raise ValueError(
+            f"{100 * (1 - inside.mean()):.0f} % of the peaks lie farther than {basis.q_max} 1/Å "
+            "from the direct beam: are they in pixels, or in 1/nm, or not centred? They must be "
+            "in 1/Å about the direct beam"
+        )
+    lists = basis.diffracted(lists.keep(inside & sound & (peaks[:, 2] > 0)))
+    return lists, (np.diff(lists.offsets) >= max(1, min_peaks)) & ~broken
+
+
+class CrystalSystemPredictor:
+    """Reads crystal system, space group and lattice from Bragg lists.
+
+    Safe to call from several threads, and picklable: the model is loaded when first needed, in
+    each process.
+
+    Parameters
+    ----------
+    model : str or path, optional
+        Name of weights (see `list_pretrained`) or a ``.safetensors`` file, forests or network.
+        None: the default ones.
+    device : str or torch.device, optional
+        None: a GPU if there is one.
+    min_peaks : int
+        Patterns with fewer diffracted peaks within 2 1/Å are not read.
+
+    Raises
+    ------
+    ValueError
+        If `min_peaks` is below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_ml import CrystalSystemPredictor
+    >>> predictor = CrystalSystemPredictor()
+    >>> int(predictor(np.zeros((0, 3)))[0])  # nothing to read: no system
+    -1
+
+    Notes
+    -----
+    Forests after Gleason et al., PR Materials 8 (2024) 093802.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike | None = None, *, device: Any = None, min_peaks: int = 5
+    ) -> None:
+        if min_peaks < 1:
+            raise ValueError(f"min_peaks must be at least 1, not {min_peaks}")
+        self.model, self.device, self.min_peaks = model, device, min_peaks
+        self._loaded: Model | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_loaded", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["model"], device=state["device"], min_peaks=state["min_peaks"])  # type: ignore[misc]
+
+    @property
+    def loaded(self) -> Model:
+        """The model, read when first needed."""
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = load_model(self.model, self.device)
+            return self._loaded
+
+    def __call__(self, peaks: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Read one list, shape (n, 3), [qx, qy, intensity] in 1/Å about the direct beam.
+
+        Returns
+        -------
+        ndarray, shape (19,)
+            The values of `COLUMNS`: -1 for system and space group and NaN for the rest where
+            there is too little to read.
+        """
+        return as_columns(self.predict(BraggLists.pack([peaks]), progress=False))[0]
+
+    def predict(
+        self, lists: BraggLists, *, progress: bool | None = None
+    ) -> CrystalPrediction:
+        """Read many lists, each by itself.
+
+        Parameters
+        ----------
+        lists : BraggLists
+        progress : bool, optional
+            None: a bar in a terminal or a notebook.
+
+        Raises
+        ------
+        ValueError
+            If most peaks lie beyond 2 1/Å, as those in pixels do.
+        """
+        lists, good = usable(lists, self.min_peaks)
+        found = CrystalPrediction.nothing(len(lists))
+        numbers = np.flatnonzero(good)
+        bar = progress_bar(total=len(numbers), description="crystals", progress=progress)
+        with bar:
+            for start in range(0, len(numbers), _LISTS_AT_ONCE):
+                some = numbers[start : start + _LISTS_AT_ONCE]
+                found.put(some, self.loaded.read(lists.take(some)))
+                bar.update(len(some))
+        return found
+
+    def aggregate(
+        self, lists: BraggLists, bag: npt.ArrayLike | None = None
+    ) -> CrystalPrediction:
+        """Read several lists of one crystal together: one prediction for each bag.
+
+        Parameters
+        ----------
+        lists : BraggLists
+        bag : array_like of int, shape (n,), optional
+            Which bag each list is in, from 0; -1: in none. None: all in one.
+
+        Raises
+        ------
+        ValueError
+            If `bag` has another length, or most peaks lie beyond 2 1/Å.
+        """
+        bag = np.zeros(len(lists), int) if bag is None else np.asarray(bag)
+        if bag.shape != (len(lists),):
+            raise ValueError(f"bag has shape {bag.shape}, but there are {len(lists)} lists")
+        lists, good = usable(lists, self.min_peaks)
+        found = CrystalPrediction.nothing(int(bag.max(initial=-1)) + 1)
+        rows = np.flatnonzero(good & (bag >= 0))
+        if len(rows):
+            numbers, of_row = np.unique(bag[rows], return_inverse=True)
+            found.put(numbers, self.loaded.pool(lists.take(rows), of_row))
+        return found
+
+
+def as_columns(found: CrystalPrediction) -> npt.NDArray[np.float32]:
+    """Return a prediction as an array, shape (n, 19), in the order of `COLUMNS`."""
+    return np.column_stack([
+        found.system, found.confidence, found.difference, found.space_group,
+        found.space_group_confidence, found.lattice, found.lattice_spread, found.mixed,
+        found.probabilities,
+    ]).astype(np.float32)  # fmt: skip

@@ -1,0 +1,164 @@
+"""What is predicted of Bragg lists, by whichever model, and how several predictions are joined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from .crystal_classes import SYSTEMS
+
+
+@dataclass(eq=False)
+class CrystalPrediction:
+    """Crystal system, space group and lattice of each of n lists, or bags of lists.
+
+    Attributes
+    ----------
+    probabilities : ndarray of float32, shape (n, 7)
+        Of the systems in `SYSTEMS`, calibrated.
+    confidence : ndarray of float32, shape (n,)
+        Share of the trees that vote for the most voted system; a network's probability.
+    difference : ndarray of float32, shape (n,)
+        That share less the next system's.
+    space_group : ndarray of int16, shape (n,)
+        Number 1 to 230, of the predicted system.
+    space_group_confidence : ndarray of float32, shape (n,)
+        Given the system.
+    lattice, lattice_spread : ndarray of float32, shape (n, 3)
+        a, b, c of the conventional cell in Å, and half the width of the central 68 %.
+    mixed : ndarray of float32, shape (n,)
+        Probability that a list is of two crystals; NaN where the model cannot say.
+    valid : ndarray of bool, shape (n,)
+        False where there was too little to read: all else is -1 or NaN there.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    confidence: npt.NDArray[np.float32]
+    difference: npt.NDArray[np.float32]
+    space_group: npt.NDArray[np.int16]
+    space_group_confidence: npt.NDArray[np.float32]
+    lattice: npt.NDArray[np.float32]
+    lattice_spread: npt.NDArray[np.float32]
+    mixed: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+
+    @property
+    def system(self) -> npt.NDArray[np.int16]:
+        """Index in `SYSTEMS` of the likeliest system, -1 where there is none."""
+        found = np.nan_to_num(self.probabilities).argmax(1)
+        return np.where(self.valid, found, -1).astype(np.int16)
+
+    @property
+    def system_name(self) -> npt.NDArray[np.str_]:
+        """Name of that system, "" where there is none."""
+        return np.array([*SYSTEMS, ""])[self.system]
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    @classmethod
+    def nothing(cls, n: int) -> CrystalPrediction:
+        """Return that nothing is known of n lists."""
+
+        def unknown(*shape: int) -> npt.NDArray[np.float32]:
+            return np.full((n, *shape), np.nan, dtype=np.float32)
+
+        return cls(
+            unknown(len(SYSTEMS)), unknown(), unknown(), np.full(n, -1, np.int16), unknown(),
+            unknown(3), unknown(3), unknown(), np.zeros(n, bool),
+        )  # fmt: skip
+
+    def put(self, where: npt.NDArray, part: CrystalPrediction) -> None:
+        """Write what is known of some lists, by number or mask, into this."""
+        for field in fields(self):
+            getattr(self, field.name)[where] = getattr(part, field.name)
+
+
+def top_two(shares: npt.NDArray) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the largest share of each row, and by how much it leads, shapes (n,).
+
+    Examples
+    --------
+    >>> first, lead = top_two(np.array([[47, 20, 13]]) / 80)
+    >>> float(lead[0])
+    0.3375
+    """
+    ordered = np.sort(np.asarray(shares, dtype=np.float32), axis=1)
+    if ordered.shape[1] == 1:  # nobody else stands
+        return ordered[:, 0], ordered[:, 0]
+    return ordered[:, -1], ordered[:, -1] - ordered[:, -2]
+
+
+def difference_weighted(
+    label: npt.NDArray, difference: npt.NDArray, bag: npt.NDArray, bags: int, classes: int
+) -> npt.NDArray[np.float32]:
+    """Return the share of each class in each bag's sum of difference confidences.
+
+    Parameters
+    ----------
+    label, difference, bag : ndarray, shape (n,)
+        Of each list: its class, how far that leads, and the bag that it is in.
+    bags, classes : int
+
+    Returns
+    -------
+    ndarray, shape (bags, classes)
+        Equal shares where a bag has no list that leads.
+
+    Notes
+    -----
+    W_c = sum of (n1 - n2) / T over the patterns called c (PR Materials 8, 093802).
+    """
+    weight = np.bincount(bag * classes + label, difference, bags * classes)
+    weight = weight.reshape(bags, classes)
+    total = weight.sum(1, keepdims=True)
+    shares = np.where(total > 0, weight / np.where(total > 0, total, 1.0), 1.0 / classes)
+    return shares.astype(np.float32)
+
+
+def sharpened(probabilities: npt.NDArray, sharpness: float) -> npt.NDArray[np.float32]:
+    """Return probabilities to a power, normalised: how they are calibrated."""
+    logs = sharpness * np.log(np.clip(probabilities, 1e-6, 1.0))
+    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def best_sharpness(probabilities: npt.NDArray, label: npt.NDArray) -> float:
+    """Return the power for which the true labels, shape (n,), are likeliest."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_power: float) -> float:
+        chosen = sharpened(probabilities, np.exp(log_power))[np.arange(len(label)), label]
+        return float(-np.log(np.clip(chosen, 1e-9, 1.0)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-2.5, 2.5), method="bounded").x))
+
+
+def reliability(
+    probabilities: npt.NDArray, label: npt.NDArray, bins: int = 10
+) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray]:
+    """Return how often calls of a certain probability are right.
+
+    Returns
+    -------
+    probability, accuracy, share : ndarray, shape (bins,)
+        Mean probability of the called class, share of calls that are right (NaN where there is
+        none), and share of all calls, in bins of equal width. The expected calibration error is
+        the sum of share times the difference of the first two.
+    """
+    called = probabilities.max(1)
+    right = probabilities.argmax(1) == label
+    place = np.minimum((called * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    filled = np.where(count, count, 1)
+    mean = np.where(count, np.bincount(place, called, bins) / filled, np.nan)
+    accuracy = np.where(count, np.bincount(place, right, bins) / filled, np.nan)
+    return mean, accuracy, count / max(1, len(label))
+
+
+def calibration_error(probabilities: npt.NDArray, label: npt.NDArray) -> float:
+    """Return the expected calibration error, see `reliability`."""
+    mean, accuracy, share = reliability(probabilities, label)
+    return float(np.nansum(share * np.abs(mean - accuracy)))

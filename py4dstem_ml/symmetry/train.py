@@ -1,0 +1,412 @@
+"""Train the network for peak lists from a library: bags of lists of one crystal at a time.
+
+Every list teaches the network to read it by itself, and the bag, of random size, to read several
+together. A broken-off run goes on with ``--resume``; with ``--time-limit`` the learning rate
+follows the clock, so that any budget ends in finished weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import weights
+from ..compute import mixed_precision, pick_device
+from ..physics.structures import cached_table
+from .augment import Augmentation, AugmentConfig
+from .crystal_classes import SYSTEMS
+from .dataset import Labels, ListSet, SplitName, split_materials
+from .network import SPECS, PeakSetNet, Reading, build_network, save_network
+
+logger = logging.getLogger(__name__)
+
+#: What a resumed run may change.
+_LENGTH = ("steps", "time_limit_s")
+#: Peaks of a list that the augmentation draws from.
+_PEAKS = 100
+#: Weights of the losses of space group, lattice and second grain beside that of the system.
+_GROUP, _LATTICE, _MIXED = 0.4, 0.3, 0.1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained; written beside its weights.
+
+    Attributes
+    ----------
+    network : str
+        A name of `network.SPECS`.
+    split : {"strict", "paper"}
+        Which materials are left out, see `split_materials`.
+    bags, lists : int
+        Bags in a batch, and lists drawn for each.
+    balance : float
+        A system is drawn as often as its number of crystals to this power: 0 is all alike, 1 as
+        they are in the table.
+    learning_rate, weight_decay, clip : float
+        AdamW; the gradient's norm is clipped.
+    warmup : float
+        Share of the run over which the learning rate rises; then it falls as a cosine.
+    averaging : float
+        Decay of the exponential average of the weights, which is what is saved.
+    steps : int
+        Length of the run, if no time limit ends it.
+    time_limit_s : float or None
+    seed : int
+    """
+
+    network: str = "peakset"
+    split: SplitName = "strict"
+    bags: int = 64
+    lists: int = 12
+    balance: float = 0.5
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    warmup: float = 0.02
+    averaging: float = 0.999
+    steps: int = 100_000
+    time_limit_s: float | None = None
+    seed: int = 0
+
+
+@dataclass
+class Bags:
+    """A batch: lists (bags, lists, k, 3), which are there, and what is true of each bag."""
+
+    peaks: torch.Tensor
+    present: torch.Tensor
+    system: torch.Tensor
+    group: torch.Tensor
+    lattice: torch.Tensor
+
+    def to(self, device: torch.device) -> Bags:
+        """Return the batch on a device."""
+        return Bags(*(value.to(device) for value in vars(self).values()))
+
+
+class BagStream:
+    """Endless batches of bags: crystals by the balance of systems, lists of each at random."""
+
+    def __init__(self, lists: ListSet, labels: Labels, config: TrainConfig, step: int = 0) -> None:
+        self.lists, self.labels, self.config = lists, labels, config
+        self.rng = np.random.default_rng([config.seed, step])
+        order = np.argsort(lists.material, kind="stable")
+        self.materials, first = np.unique(lists.material[order], return_index=True)
+        self.of_material = np.split(order, first[1:])
+        system = labels.system[self.materials]
+        count = np.bincount(system, minlength=len(SYSTEMS)).astype(float)
+        weight = count[system] ** (config.balance - 1.0)
+        self.probability = weight / weight.sum()
+
+    def __iter__(self) -> Iterator[Bags]:
+        while True:
+            drawn = self.rng.choice(len(self.materials), self.config.bags, p=self.probability)
+            yield self._batch(drawn)
+
+    def _batch(self, drawn: np.ndarray) -> Bags:
+        size = self.config.lists
+        rows = [
+            self.rng.choice(self.of_material[i], size, replace=len(self.of_material[i]) < size)
+            for i in drawn
+        ]
+        peaks = self.lists.lists.take(np.concatenate(rows)).padded(_PEAKS)
+        sizes = self.rng.integers(1, size + 1, len(drawn))
+        material = self.materials[drawn]
+        return Bags(
+            peaks=torch.from_numpy(peaks).unflatten(0, (len(drawn), size)),
+            present=torch.from_numpy(np.arange(size) < sizes[:, None]),
+            system=torch.from_numpy(self.labels.system[material]),
+            group=torch.from_numpy(self.labels.group[material]) - 1,
+            lattice=torch.from_numpy(self.labels.lattice[material]).log(),
+        )
+
+
+def reading_loss(
+    reading: Reading, bags: Bags, mixed: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the negative log-likelihood of what is true, weighted; mean over lists or bags.
+
+    Parameters
+    ----------
+    reading : Reading
+        Of bags, (b, ...), or of their lists, (b, n, ...).
+    bags : Bags
+    mixed : torch.Tensor of bool, shape (b, n), optional
+        Which lists hold a second grain.
+    """
+    shape = reading.system.shape[:-1]
+    each = (...,) + (None,) * (len(shape) - 1)
+
+    def true(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return values.gather(-1, index[each].expand(shape)[..., None])[..., 0]
+
+    loss = -true(reading.system, bags.system) - _GROUP * true(reading.group, bags.group)
+    index = bags.system[each].expand(shape)[..., None, None].expand(*shape, 1, 3)
+    predicted = reading.lattice.gather(-2, index)[..., 0, :]
+    spread = reading.spread.gather(-2, index)[..., 0, :]
+    lattice = bags.lattice[:, None] if len(shape) == 2 else bags.lattice
+    laplace = (predicted - lattice).abs() * (-spread).exp() + spread
+    loss = loss + _LATTICE * laplace.mean(-1)
+    if mixed is not None:
+        loss = loss + _MIXED * nn.functional.binary_cross_entropy_with_logits(
+            reading.mixed, mixed.float(), reduction="none"
+        )
+    return loss.mean()
+
+
+def _average(
+    average: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int, *, decay: float
+) -> torch.Tensor:
+    """Move an exponential average; quickly at first, so that it soon forgets the random start."""
+    if not average.is_floating_point():
+        return new
+    return average.lerp(new, max(1.0 - decay, 9.0 / (10.0 + float(count))))
+
+
+class Trainer:
+    """The state of a run: network, its average, optimiser, step and seconds spent."""
+
+    def __init__(self, config: TrainConfig, output: Path, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.output, self.device = config, output, device
+        self.network = build_network(config.network).to(device)
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.network, avg_fn=partial(_average, decay=config.averaging), use_buffers=True
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.step, self.seconds = 0, 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done."""
+        by_step = self.step / self.config.steps
+        if self.config.time_limit_s is None:
+            return by_step
+        return max(by_step, self.seconds / self.config.time_limit_s)
+
+    def learning_rate(self) -> float:
+        """Return the rate at this point of the run."""
+        warmup = self.config.warmup
+        if self.progress < warmup:
+            return self.config.learning_rate * max(self.progress, 1e-4) / warmup
+        phase = min(1.0, (self.progress - warmup) / (1.0 - warmup))
+        return self.config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase)))
+
+    def train_step(self, bags: Bags, mixed: torch.Tensor) -> tuple[float, float]:
+        """Take one step and return the losses of lists and of bags."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        with mixed_precision(self.device):
+            embedded, spectrum = self.network.embed(bags.peaks)
+            single = reading_loss(self.network.read(embedded), bags, mixed)
+            pooled = reading_loss(self.network.pool(embedded, spectrum, bags.present), bags)
+        self.optimizer.zero_grad(set_to_none=True)
+        (single + pooled).backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.average.update_parameters(self.network)
+        self.step += 1
+        return float(single.detach()), float(pooled.detach())
+
+    def save(self, metadata: dict[str, Any]) -> Path:
+        """Write the averaged weights, and all that a resumed run needs."""
+        path = self.output / f"{self.config.network}.safetensors"
+        averaged: PeakSetNet = self.average.module
+        save_network(averaged, path, metadata)
+        state = {
+            "network": self.network.state_dict(), "average": self.average.state_dict(),
+            "optimizer": {
+                f"{i}.{k}": v
+                for i, values in self.optimizer.state_dict()["state"].items()
+                for k, v in values.items()
+            },
+        }  # fmt: skip
+        tensors = {
+            f"{part}/{key}": value.detach().cpu().contiguous()
+            for part, values in state.items()
+            for key, value in values.items()
+        }
+        weights.save(
+            self.output / "checkpoint.safetensors", tensors,
+            {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)},
+        )  # fmt: skip
+        return path
+
+    def resume(self) -> None:
+        """Go on from the checkpoint of the output folder.
+
+        Raises
+        ------
+        ValueError
+            If it was made with another config; only the length of the run may differ.
+        """
+        tensors, state = weights.load(self.output / "checkpoint.safetensors")
+        differing = [
+            f"{name} ({state['config'].get(name)} in the checkpoint, not {value})"
+            for name, value in asdict(self.config).items()
+            if name not in _LENGTH and state["config"].get(name) != value
+        ]
+        if differing:
+            raise ValueError(f"{self.output} cannot be resumed with another {', '.join(differing)}")
+        parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, name = key.split("/", 1)
+            parts[part][name] = value
+        self.network.load_state_dict(parts["network"])
+        self.average.load_state_dict(parts["average"])
+        of_parameter: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in parts["optimizer"].items():
+            number, name = key.split(".", 1)
+            of_parameter.setdefault(int(number), {})[name] = value
+        optimizer = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**optimizer, "state": of_parameter})
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+
+def train(
+    library: str | Path,
+    structures: str | Path,
+    output: str | Path,
+    config: TrainConfig,
+    *,
+    augment: AugmentConfig | None = None,
+    device: str | torch.device | None = None,
+    resume: bool = False,
+    save_every_s: float = 300.0,
+) -> Path:
+    """Train the network and return the path of its weights.
+
+    Parameters
+    ----------
+    library : str or Path
+        Folder of shards from `library.simulate`; they are held in memory.
+    structures : str or Path
+        The table of crystals that they were made from.
+    output : str or Path
+        Folder for ``peakset.safetensors``, ``checkpoint.safetensors`` and ``log.jsonl``.
+    config : TrainConfig
+    augment : AugmentConfig, optional
+    device : str or torch.device, optional
+        Default: the GPU if there is one.
+    resume : bool
+        Go on from the checkpoint in ``output``.
+    save_every_s : float
+        Seconds between checkpoints; an interrupted run leaves one too.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the library has no list of the materials that are trained on.
+    ValueError
+        If the checkpoint is of another config.
+    """
+    augment = augment or AugmentConfig()
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, output, pick_device(device))
+    if resume:
+        trainer.resume()
+    first = trainer.step
+    table = cached_table(str(structures))
+    lists = ListSet.read(library, split_materials(table, config.split)["train"])
+    stream = BagStream(lists, Labels.of(table), config, first)
+    metadata = {
+        "training": asdict(config), "augmentation": asdict(augment), "trained_lists": len(lists),
+        "trained_materials": len(stream.materials),
+    }  # fmt: skip
+    logger.info("%d lists of %d crystals", len(lists), len(stream.materials))
+    # A resumed run draws its own dropout and augmentation.
+    torch.manual_seed(int(np.random.SeedSequence([config.seed, first]).generate_state(1)[0]))
+    augmentation = Augmentation(augment, config.seed + first, trainer.device)
+    try:
+        _loop(trainer, stream, augmentation, metadata, save_every_s)
+    except KeyboardInterrupt:
+        if trainer.step > first:
+            trainer.save(_described(metadata, trainer))
+            logger.info("interrupted at step %d, which --resume goes on from", trainer.step)
+        raise
+    return trainer.save(_described(metadata, trainer))
+
+
+def _loop(
+    trainer: Trainer, stream: BagStream, augmentation: Augmentation, metadata: dict[str, Any],
+    save_every_s: float,
+) -> None:  # fmt: skip
+    started = time.monotonic() - trainer.seconds
+    saved = time.monotonic()
+    losses: list[tuple[float, float]] = []
+    for batch in stream:
+        if trainer.progress >= 1.0:
+            break
+        batch = batch.to(trainer.device)
+        batch.peaks, mixed = augmentation(batch.peaks)
+        losses.append(trainer.train_step(batch, mixed))
+        trainer.seconds = time.monotonic() - started
+        if trainer.step % 100 == 0:
+            _log(trainer, losses)
+            losses = []
+        if time.monotonic() - saved > save_every_s:
+            trainer.save(_described(metadata, trainer))
+            saved = time.monotonic()
+
+
+def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
+    seen = trainer.step * trainer.config.bags * trainer.config.lists
+    return {**metadata, "lists_seen": seen, "seconds": round(trainer.seconds)}
+
+
+def _log(trainer: Trainer, losses: list[tuple[float, float]]) -> None:
+    single, pooled = np.mean(losses, axis=0)
+    row = {
+        "step": trainer.step, "seconds": round(trainer.seconds, 1), "single": float(single),
+        "pooled": float(pooled), "learning_rate": trainer.learning_rate(),
+    }  # fmt: skip
+    with (trainer.output / "log.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    logger.info(
+        "step %d, %.0f s, loss %.3f (lists), %.3f (bags), %.0f %% done",
+        trainer.step, trainer.seconds, single, pooled, 100 * trainer.progress,
+    )  # fmt: skip
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare ``py4dstem-ml train symmetry``."""
+    defaults = TrainConfig()
+    parser.add_argument("--library", required=True, help="folder of shards")
+    parser.add_argument("--structures", required=True, help="table of crystals (.npz)")
+    parser.add_argument("--output", required=True, help="folder for weights, checkpoint and log")
+    parser.add_argument("--network", choices=sorted(SPECS), default=defaults.network)
+    parser.add_argument("--split", choices=("strict", "paper"), default=defaults.split)
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--time-limit", type=float, help="seconds; the run ends in time")
+    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--device", help="default: the GPU if there is one")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+
+
+def run(args: Namespace) -> str:
+    """Run ``py4dstem-ml train symmetry``."""
+    config = TrainConfig(
+        network=args.network, split=args.split, steps=args.steps, time_limit_s=args.time_limit,
+        learning_rate=args.learning_rate, seed=args.seed,
+    )  # fmt: skip
+    path = train(
+        args.library, args.structures, args.output, config, device=args.device, resume=args.resume
+    )
+    return f"weights: {path}"
