@@ -25,6 +25,7 @@ from py4dstem_ml.compute import pick_device
 from py4dstem_ml.disks import evaluate, strain
 from py4dstem_ml.disks.network import load_network
 from py4dstem_ml.physics.patterns import Detector, probe_image
+from py4dstem_ml.tables import markdown_table
 from py4dstem_ml.toolkits.cross_correlation import CrossCorrelationFinder, settings, tune
 from py4dstem_ml.weights import read_registry
 
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts += ["## Strain, RMS error", strain.strain_table(measured)]
     speeds = speed_rows(models, classical, str(device), args.quick)
     columns = ("method", "pixels", "patterns/s", "ms a pattern", "peak memory MB")
-    parts += ["## Speed", evaluate.markdown_table(speeds, columns)]
+    parts += ["## Speed", markdown_table(speeds, columns)]
     scores |= {"strain": measured, "speed": speeds}
     print(evaluate.write_report(args.output, "disks", parts, scores))
 
@@ -146,7 +147,7 @@ def gain_table(found: dict, networks: dict) -> str:
                 gain = evaluate.paired_gain(found[name], found[other], column)
                 line[column], line[f"{column}_se"] = gain
             lines.append(line)
-    return evaluate.markdown_table(lines, ("method", "over", "accuracy", "accuracy_1px", "recall"))
+    return markdown_table(lines, ("method", "over", "accuracy", "accuracy_1px", "recall"))
 
 
 def stacks(args: argparse.Namespace, device: torch.device) -> list[strain.StackScan]:

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BraggDiskFinder": "disks.predict",
     "Crystal": "physics.crystal",
+    "CrystalSystemPredictor": "symmetry.predict",
     "RegistrationError": "registration",
     "WeightsError": "weights",
     "find_bragg_disks_aiml": "toolkits.py4dstem",

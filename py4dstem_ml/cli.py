@@ -20,12 +20,13 @@ _DESCRIPTION = "Machine learning for electron diffraction."
 # What is built of a system so far.
 _COMMANDS = {
     "disks": ("simulate", "train", "tune", "evaluate", "predict"),
-    "symmetry": ("simulate", "train"),
+    "symmetry": ("simulate", "train", "train-forest", "evaluate", "predict"),
 }
 # The module that runs a command on a system.
 _MODULES = {
     "simulate": "py4dstem_ml.{system}.library",
     "train": "py4dstem_ml.{system}.train",
+    "train-forest": "py4dstem_ml.{system}.train_forest",
     "tune": "py4dstem_ml.{system}.tune",
     "evaluate": "py4dstem_ml.{system}.evaluate",
     "predict": "py4dstem_ml.toolkits.predict_{system}",
@@ -33,6 +34,7 @@ _MODULES = {
 _HELP = {
     "simulate": "simulate the training library of a system",
     "train": "train the networks of a system",
+    "train-forest": "train the random forests of a system",
     "tune": "search the hyper-parameters of a network (extra: tune)",
     "evaluate": "measure weights on held-out material",
     "predict": "run a system on a file of measured patterns",

@@ -51,12 +51,36 @@ _METHODS = (
         implementation="py4dstem_ml.toolkits.py4dstem",
         on_demand=False,
     ),
+    *(
+        _Method(
+            toolkit="py4DSTEM",
+            module="py4DSTEM",
+            class_name="BraggVectors",
+            name=name,
+            implementation="py4dstem_ml.toolkits.py4dstem_symmetry",
+            on_demand=False,
+        )
+        for name in (
+            "predict_crystal_system",
+            "predict_space_group",
+            "predict_lattice",
+            "predict_crystal",
+        )
+    ),
     _Method(
         toolkit="pyxem",
         module="pyxem.signals",
         class_name="Diffraction2D",
         name="find_bragg_disks_aiml",
         implementation="py4dstem_ml.toolkits.pyxem",
+        on_demand=True,
+    ),
+    _Method(
+        toolkit="pyxem",
+        module="pyxem.signals",
+        class_name="DiffractionVectors",
+        name="predict_crystal_system",
+        implementation="py4dstem_ml.toolkits.pyxem_symmetry",
         on_demand=True,
     ),
 )

@@ -13,12 +13,15 @@ TOOLKITS = {"py4DSTEM", "hyperspy", "pyxem", "emdfile", "orix"}
 PHYSICS_MAY = {"torch", "numpy", "scipy"}
 STRUCTURES_MAY = PHYSICS_MAY | {"ase", "spglib"}
 # From crystals to weights on any GPU machine: nothing else need be installed there.
-TRAINING = {"train", "library", "augment", "network", "layers", "radial_basis"}
+TRAINING = {
+    "train", "library", "augment", "network", "layers", "radial_basis", "lists", "invariants",
+    "crystal_classes", "dataset", "calibration", "prediction", "peakset",
+}  # fmt: skip
 TRAINING_MAY = PHYSICS_MAY | {"h5py"}  # safetensors through our own weights
 TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute", "shards"}
 SYSTEMS_MAY = TRAINING_MAY | {"sklearn", "joblib", "matplotlib"}
 LAZY_EXTRAS = {"evaluate.py": {"skimage"}, "tune.py": {"optuna"}}
-PLUMBING_MAY = {"torch", "numpy", "h5py", "safetensors", "pooch", "tqdm", "tomli"}
+PLUMBING_MAY = {"torch", "numpy", "h5py", "safetensors", "pooch", "tqdm", "tomli", "matplotlib"}
 
 # The plumbing knows no floor, but these two are the roof: they call every floor, lazily.
 ROOF = {"cli.py", "demo.py"}

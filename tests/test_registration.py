@@ -196,7 +196,8 @@ def test_our_floor_for_pyxem_registers_it() -> None:
         "from pyxem.signals import Diffraction2D\n"
         "method = Diffraction2D.find_bragg_disks_aiml\n"
         "assert method.__wrapped__ is ours.find_bragg_disks_aiml\n"
-        "assert len(py4dstem_ml.registered_methods()) == 2\n"
+        "names = [m.class_name for m in py4dstem_ml.registered_methods()]\n"
+        "assert names.count('pyxem.Diffraction2D') == 1\n"
     )
     # Whichever comes first.
     for first in ("", "import pyxem.signals\n", "import py4dstem_ml.toolkits.pyxem\n"):

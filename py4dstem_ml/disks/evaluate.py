@@ -32,6 +32,7 @@ from ..physics.patterns import Detector, probe_image, structure_factor_peaks
 from ..physics.structures import CrystalTable
 from ..progress import progress_bar
 from ..shards import table_hash
+from ..tables import Row, markdown_table
 from .library import (
     ORIENTATION_KINDS,
     LibraryConfig,
@@ -62,7 +63,6 @@ GROUPS: dict[str, tuple[float, ...] | None] = {
 }
 
 Finder = Callable[[npt.NDArray, npt.NDArray], list[npt.NDArray]]
-Row = dict[str, Any]
 
 
 # --- matching and scores -----------------------------------------------------------------------
@@ -538,24 +538,6 @@ def paired_gain(rows: Sequence[Row], reference: Sequence[Row], column: str) -> t
     """Return mean and standard error over crystals of the difference of a score."""
     ours, theirs = crystal_means(rows, column), crystal_means(reference, column)
     return mean_and_error(ours[crystal] - theirs[crystal] for crystal in ours if crystal in theirs)
-
-
-def markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """Write rows as a markdown table; a column with a ``_se`` beside it shows its error."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    for row in rows:
-        cells = [_cell(row.get(column), row.get(f"{column}_se")) for column in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(value: Any, error: float | None) -> str:
-    if value is None:
-        return "-"
-    if not isinstance(value, float):
-        return str(value)
-    text = f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
-    return text if error is None or not np.isfinite(error) else f"{text} ± {error:.3f}"
 
 
 COLUMNS = (

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..figures import figure_and_axes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
@@ -46,7 +48,7 @@ def plot_peaks(
     >>> from py4dstem_ml.disks import plot_peaks
     >>> fig, ax = plot_peaks(np.eye(16), [[8, 8, 1.0], [4, 4, 0.1]])
     """
-    fig, ax = _axes(ax)
+    fig, ax = figure_and_axes(ax)
     image = np.nan_to_num(np.asarray(pattern, dtype=float)).clip(min=0) ** power
     ax.imshow(image, cmap="gray", vmin=np.percentile(image, 20), vmax=np.percentile(image, 99.9))
     peaks = np.asarray(peaks, dtype=float)
@@ -79,7 +81,7 @@ def plot_counts(counts: ArrayLike, ax: Axes | None = None) -> tuple[Figure | Sub
     """
     from matplotlib.ticker import MaxNLocator
 
-    fig, ax = _axes(ax)
+    fig, ax = figure_and_axes(ax)
     counts = np.asarray(counts)
     lowest = 0 if np.ptp(counts) == 0 else counts.min()
     image = ax.imshow(counts, cmap="viridis", vmin=lowest, vmax=max(counts.max(), lowest + 1))
@@ -88,11 +90,3 @@ def plot_counts(counts: ArrayLike, ax: Axes | None = None) -> tuple[Figure | Sub
         axis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="scan column", ylabel="scan row")
     return fig, ax
-
-
-def _axes(ax: Axes | None) -> tuple[Figure | SubFigure, Axes]:
-    if ax is None:
-        from matplotlib import pyplot
-
-        return pyplot.subplots()
-    return ax.figure, ax

@@ -32,7 +32,8 @@ from ..physics.multislice import (
     propagator,
 )
 from ..physics.patterns import Detector, probe_image
-from .evaluate import Finder, Row, check_origin, markdown_table, write_arrays
+from ..tables import Row, markdown_table
+from .evaluate import Finder, check_origin, write_arrays
 
 #: Fewest peaks that make a lattice.
 _FEWEST_PEAKS = 6

@@ -11,7 +11,7 @@ SYSTEMS = (
 )  # fmt: skip
 #: Numbers of the space groups of each system, first and last.
 _SPACE_GROUPS = ((195, 230), (168, 194), (143, 167), (75, 142), (16, 74), (3, 15), (1, 2))
-#: Which of the lengths a, b, c each axis shares in the conventional cell, trigonal on hexagonal axes.
+#: The lengths of a, b, c that are equal in the conventional cell; trigonal on hexagonal axes.
 EQUAL_AXES = ((0, 0, 0), (0, 0, 2), (0, 0, 2), (0, 0, 2), (0, 1, 2), (0, 1, 2), (0, 1, 2))
 
 
@@ -33,9 +33,7 @@ for _system in range(len(SYSTEMS)):
     SYSTEM_OF_GROUP[space_groups(_system) - 1] = _system
 
 
-def lattice_targets(
-    cell: npt.ArrayLike, system: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
+def lattice_targets(cell: npt.ArrayLike, system: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Return a, b, c in Å of conventional cells (n, 6) as they are predicted.
 
     Those of orthorhombic crystals, which have no natural order, are sorted.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,11 @@ from .radial_basis import RadialBasis
 _HELD_OUT = 0.25
 #: Share that the training is watched on and probabilities are calibrated on.
 _VALIDATION = 0.03
+
+#: Fewest diffracted peaks of a list that is judged, as in the paper.
+MIN_PEAKS = 5
+#: Zones that are read together, as in the paper.
+_ZONES = 10
 
 SplitName = Literal["strict", "paper"]
 
@@ -158,6 +163,55 @@ def _read_part(path: Path, wanted: npt.NDArray | None) -> ListSet:
     first = np.repeat(starts, np.diff(np.append(starts, len(shard.material))))
     axis = (np.arange(len(first)) - first) // shard.lists_per_axis
     part = ListSet(
-        RadialBasis().diffracted(shard.lists), shard.material, shard.thickness, shard.energy_ev, axis
+        RadialBasis().diffracted(shard.lists),
+        shard.material,
+        shard.thickness,
+        shard.energy_ev,
+        axis,
     )
     return part if wanted is None else part.take(np.isin(part.material, wanted))
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutLists:
+    """Lists of held-out crystals, one for each of several axes, and what is true of each.
+
+    Attributes
+    ----------
+    lists : BraggLists
+    bag : ndarray of int, shape (n,)
+        Crystal that each list is of, from 0.
+    system, group : ndarray of int, shape (bags,)
+    lattice : ndarray of float32, shape (bags, 3)
+    """
+
+    lists: BraggLists
+    bag: npt.NDArray[np.int64]
+    system: npt.NDArray[np.int64]
+    group: npt.NDArray[np.int64]
+    lattice: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, lists: ListSet, labels: Labels) -> HeldOutLists:
+        """Take those with enough peaks; crystals that have none drop out."""
+        lists = lists.take(np.diff(lists.lists.offsets) >= MIN_PEAKS)
+        material, bag = np.unique(lists.material, return_inverse=True)
+        return cls(
+            lists.lists, bag, labels.system[material], labels.group[material],
+            labels.lattice[material],
+        )  # fmt: skip
+
+    def disturbed(self, disturb: Callable[[BraggLists, npt.NDArray], BraggLists]) -> HeldOutLists:
+        """Return the same with ``disturb(lists, bag of each)``."""
+        return HeldOutLists(
+            disturb(self.lists, self.bag), self.bag, self.system, self.group, self.lattice
+        )
+
+
+def one_a_zone(lists: ListSet, thickness: float | tuple[float, float]) -> ListSet:
+    """Return the first list of each axis, up to 10 axes, with a thickness or within a range."""
+    low, high = (thickness, thickness) if isinstance(thickness, float) else thickness
+    lists = lists.take((lists.thickness >= low) & (lists.thickness <= high))
+    lists = lists.take(lists.axis < _ZONES)
+    key = lists.material * _ZONES + lists.axis
+    return lists.take(np.sort(np.unique(key, return_index=True)[1]))

@@ -17,10 +17,11 @@ import numpy.typing as npt
 import torch
 
 from .. import weights
+from .calibration import sharpened
 from .crystal_classes import SYSTEMS
 from .forest import Forest
 from .lists import BraggLists, normalised
-from .prediction import CrystalPrediction, difference_weighted, sharpened, top_two
+from .prediction import CrystalPrediction, difference_weighted, top_two
 from .radial_basis import RadialBasis
 
 #: Says how lists become features; weights of another version are refused.
@@ -107,13 +108,17 @@ class RadialForests:
                 by_kind[kind][SYSTEMS.index(system)] = forest
         return cls(forests["system"], by_kind["group"], by_kind["lattice"], metadata)
 
-    def read(self, lists: BraggLists) -> CrystalPrediction:
+    def read(
+        self, lists: BraggLists, system: npt.NDArray[np.int64] | None = None
+    ) -> CrystalPrediction:
         """Read each list by itself.
 
         Parameters
         ----------
         lists : BraggLists
             Without their direct beams, each with a peak or more.
+        system : ndarray of int, shape (n,), optional
+            Whose space groups and lattices to give; None: those of the likeliest.
         """
         x = torch.from_numpy(forest_features(lists))
         probabilities, votes = self._systems(x)
@@ -121,9 +126,10 @@ class RadialForests:
         found.probabilities = sharpened(probabilities, self._sharpness("single"))
         found.confidence, found.difference = top_two(votes)
         found.valid[:] = True
-        for system in np.unique(found.system):
-            where = np.flatnonzero(found.system == system)
-            self._read_within(x[where], int(system), found, where)
+        system = found.system if system is None else system
+        for number in np.unique(system):
+            where = np.flatnonzero(system == number)
+            self._read_within(x[where], int(number), found, where)
         return found
 
     def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:

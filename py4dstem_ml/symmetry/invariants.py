@@ -71,6 +71,8 @@ class Invariants:
             Diffracted beams [qx, qy, intensity], the strongest first, then zeros; see
             `BraggLists.padded`.
         """
+        missing = max(self.spots, self.pair_spots) - peaks.shape[1]
+        peaks = torch.nn.functional.pad(peaks, (0, 0, 0, max(0, missing)))
         # Blocks that fit the caches of a CPU: twice as fast.
         block = len(peaks) if peaks.is_cuda else _LISTS_AT_ONCE
         parts = [self._of_block(some) for some in peaks.split(max(1, block))]

@@ -110,9 +110,7 @@ class _Heads(nn.Module):
         )  # fmt: skip
 
     def _of_system(self, group: torch.Tensor) -> torch.Tensor:
-        total = [
-            group.masked_fill(~groups, -torch.inf).logsumexp(-1) for groups in self.belongs
-        ]
+        total = [group.masked_fill(~groups, -torch.inf).logsumexp(-1) for groups in self.belongs]
         system = self.belongs.int().argmax(0)
         return group - torch.stack(total, dim=-1)[..., system]
 
@@ -149,9 +147,10 @@ class PeakSetNet(nn.Module):
         )  # fmt: skip
         self.heads = nn.Sequential(nn.GELU(), nn.Dropout(spec.dropout), _Heads(size))
         self.attention = nn.Sequential(nn.GELU(), nn.Linear(size, spec.heads))
+        spectra = SPECTRUM_BINS + _LAGS
         self.powder = nn.Sequential(
-            nn.BatchNorm1d(SPECTRUM_BINS + _LAGS, eps=1e-4, affine=False), nn.Dropout(0.5 * spec.dropout),
-            nn.Linear(SPECTRUM_BINS + _LAGS, size), nn.GELU(),
+            nn.BatchNorm1d(spectra, eps=1e-4, affine=False), nn.Dropout(0.5 * spec.dropout),
+            nn.Linear(spectra, size), nn.GELU(),
         )  # fmt: skip
         pooled = (spec.heads + 1) * size + size + len(SYSTEMS) + 1
         self.pooled = nn.Sequential(
@@ -220,9 +219,7 @@ def build_network(name: str) -> PeakSetNet:
     return PeakSetNet(SPECS[name])
 
 
-def save_network(
-    network: PeakSetNet, path: str | os.PathLike, metadata: Mapping[str, Any]
-) -> None:
+def save_network(network: PeakSetNet, path: str | os.PathLike, metadata: Mapping[str, Any]) -> None:
     """Write weights in half precision, with the spec that they belong to."""
     tensors = {
         key: value.detach().cpu().half().contiguous() if value.is_floating_point() else value.cpu()
@@ -231,9 +228,7 @@ def save_network(
     weights.save(path, tensors, {**metadata, "peakset": asdict(network.spec)})
 
 
-def load_network(
-    name_or_path: str | os.PathLike, device: torch.device | str = "cpu"
-) -> PeakSetNet:
+def load_network(name_or_path: str | os.PathLike, device: torch.device | str = "cpu") -> PeakSetNet:
     """Read what `save_network` wrote, by name or path, ready to predict.
 
     Raises

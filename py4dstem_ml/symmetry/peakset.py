@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ..compute import mixed_precision
+from .calibration import sharpened
 from .crystal_classes import SYSTEM_OF_GROUP
 from .lists import BraggLists
 from .network import PeakSetNet, Reading, load_network
-from .prediction import CrystalPrediction, sharpened, top_two
+from .prediction import CrystalPrediction, top_two
 
 #: Lists that go through the network together.
 _LISTS_AT_ONCE = 512
@@ -48,20 +51,26 @@ class PeakSetReader:
         """What was said of the weights when they were saved."""
         return self.network.metadata
 
-    def read(self, lists: BraggLists) -> CrystalPrediction:
+    def read(
+        self, lists: BraggLists, system: npt.NDArray[np.int64] | None = None
+    ) -> CrystalPrediction:
         """Read each list by itself.
 
         Parameters
         ----------
         lists : BraggLists
             Without their direct beams, each with a peak or more.
+        system : ndarray of int, shape (n,), optional
+            Whose space groups and lattices to give; None: those of the likeliest.
         """
         found = CrystalPrediction.nothing(len(lists))
         start = 0
         for block in lists.blocks(_LISTS_AT_ONCE):
             embedded, _ = self._embed(block)
             where = np.arange(start, start + len(block))
-            found.put(where, self._prediction(self._run(self.network.read, embedded), "single"))
+            of_block = None if system is None else system[where]
+            reading = self._run(self.network.read, embedded)
+            found.put(where, self._prediction(reading, "single", of_block))
             start += len(block)
         return found
 
@@ -82,7 +91,8 @@ class PeakSetReader:
                 index[i, : len(row)] = torch.from_numpy(row)
                 present[i, : len(row)] = 1.0
             index, present = index.to(embedded.device), present.to(embedded.device)
-            readings.append(self._run(self.network.pool, embedded[index], spectrum[index], present))
+            bags = (embedded[index], spectrum[index], present)
+            readings.append(self._run(self.network.pool, *bags))
         joined = Reading(*(torch.cat(values) for values in zip(*readings, strict=True)))
         return self._prediction(_averaged(joined, owner), "pooled")
 
@@ -91,19 +101,21 @@ class PeakSetReader:
         device = next(self.network.parameters()).device
         return self._run(self.network.embed, torch.from_numpy(peaks).to(device))
 
-    def _run(self, function, *tensors):
+    def _run(self, function: Callable, *tensors: torch.Tensor) -> Any:
         with torch.inference_mode(), mixed_precision(tensors[0].device):
             return function(*tensors)
 
-    def _prediction(self, reading: Reading, of: str) -> CrystalPrediction:
+    def _prediction(
+        self, reading: Reading, of: str, system: npt.NDArray[np.int64] | None = None
+    ) -> CrystalPrediction:
         found = CrystalPrediction.nothing(len(reading.system))
         found.valid[:] = True
         sharpness = float(self.metadata.get("calibration", {}).get(of, 1.0))
         found.probabilities = sharpened(reading.system.exp().cpu().numpy(), sharpness)
         found.confidence, found.difference = top_two(found.probabilities)
-        system = found.system.astype(np.int64)
+        system = found.system.astype(np.int64) if system is None else system
         rows = np.arange(len(system))
-        outside = SYSTEM_OF_GROUP != system[:, None]
+        outside = system[:, None] != SYSTEM_OF_GROUP
         group = np.where(outside, -np.inf, reading.group.cpu().numpy())
         found.space_group[:] = 1 + group.argmax(1)
         found.space_group_confidence = np.exp(group.max(1)).astype(np.float32)
@@ -146,5 +158,3 @@ def _averaged(reading: Reading, owner: torch.Tensor) -> Reading:
         mean(reading.system.exp()).log(), mean(reading.group.exp()).log(), mean(reading.lattice),
         mean(reading.spread), mean(reading.mixed),
     )  # fmt: skip
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from ..progress import progress_bar
 from .forests import RadialForests
 from .lists import BraggLists
 from .peakset import PeakSetReader
-from .prediction import CrystalPrediction
+from .prediction import CrystalPrediction, Model
 from .radial_basis import RadialBasis
 
 logger = logging.getLogger(__name__)
@@ -30,18 +30,6 @@ COLUMNS = (
 )  # fmt: skip
 #: Lists that are prepared and read at once.
 _LISTS_AT_ONCE = 4096
-
-
-class Model(Protocol):
-    """What forests and network have in common."""
-
-    def read(self, lists: BraggLists) -> CrystalPrediction:
-        """Read each list by itself."""
-        ...
-
-    def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
-        """Read bags of lists of one crystal each."""
-        ...
 
 
 def load_model(name_or_path: str | os.PathLike | None = None, device: Any = None) -> Model:
@@ -173,9 +161,7 @@ class CrystalSystemPredictor:
         """
         return as_columns(self.predict(BraggLists.pack([peaks]), progress=False))[0]
 
-    def predict(
-        self, lists: BraggLists, *, progress: bool | None = None
-    ) -> CrystalPrediction:
+    def predict(self, lists: BraggLists, *, progress: bool | None = None) -> CrystalPrediction:
         """Read many lists, each by itself.
 
         Parameters
@@ -200,9 +186,32 @@ class CrystalSystemPredictor:
                 bar.update(len(some))
         return found
 
-    def aggregate(
-        self, lists: BraggLists, bag: npt.ArrayLike | None = None
+    def within(
+        self, lists: BraggLists, found: CrystalPrediction, system: npt.NDArray[np.int64]
     ) -> CrystalPrediction:
+        """Return predictions with the space groups and lattices of other systems.
+
+        Parameters
+        ----------
+        lists : BraggLists
+            As given to `predict`.
+        found : CrystalPrediction
+            What that returned.
+        system : ndarray of int, shape (n,)
+            Index in `SYSTEMS`; -1: as it is.
+        """
+        found = found.take(np.arange(len(found)))
+        other = np.flatnonzero(found.valid & (system >= 0) & (system != found.system))
+        if len(other):
+            lists, _ = usable(lists.take(other), self.min_peaks)
+            for start in range(0, len(other), _LISTS_AT_ONCE):
+                some = slice(start, start + _LISTS_AT_ONCE)
+                numbers = np.arange(len(other))[some]
+                read = self.loaded.read(lists.take(numbers), system[other[some]].astype(np.int64))
+                found.put(other[some], read)
+        return found
+
+    def aggregate(self, lists: BraggLists, bag: npt.ArrayLike | None = None) -> CrystalPrediction:
         """Read several lists of one crystal together: one prediction for each bag.
 
         Parameters

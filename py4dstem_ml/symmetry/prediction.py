@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .crystal_classes import SYSTEMS
+
+if TYPE_CHECKING:
+    from .lists import BraggLists
 
 
 @dataclass(eq=False)
@@ -70,10 +75,33 @@ class CrystalPrediction:
             unknown(3), unknown(3), unknown(), np.zeros(n, bool),
         )  # fmt: skip
 
+    def take(self, where: npt.NDArray) -> CrystalPrediction:
+        """Return what is known of some lists, by number or mask."""
+        return CrystalPrediction(*(getattr(self, field.name)[where] for field in fields(self)))
+
     def put(self, where: npt.NDArray, part: CrystalPrediction) -> None:
         """Write what is known of some lists, by number or mask, into this."""
         for field in fields(self):
             getattr(self, field.name)[where] = getattr(part, field.name)
+
+
+class Model(Protocol):
+    """What forests and network have in common."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What was said of the weights when they were saved."""
+        ...
+
+    def read(
+        self, lists: BraggLists, system: npt.NDArray[np.int64] | None = None
+    ) -> CrystalPrediction:
+        """Read each list by itself; space group and lattice of `system`, or of the likeliest."""
+        ...
+
+    def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
+        """Read bags of lists of one crystal each."""
+        ...
 
 
 def top_two(shares: npt.NDArray) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -116,49 +144,3 @@ def difference_weighted(
     total = weight.sum(1, keepdims=True)
     shares = np.where(total > 0, weight / np.where(total > 0, total, 1.0), 1.0 / classes)
     return shares.astype(np.float32)
-
-
-def sharpened(probabilities: npt.NDArray, sharpness: float) -> npt.NDArray[np.float32]:
-    """Return probabilities to a power, normalised: how they are calibrated."""
-    logs = sharpness * np.log(np.clip(probabilities, 1e-6, 1.0))
-    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def best_sharpness(probabilities: npt.NDArray, label: npt.NDArray) -> float:
-    """Return the power for which the true labels, shape (n,), are likeliest."""
-    from scipy.optimize import minimize_scalar
-
-    def loss(log_power: float) -> float:
-        chosen = sharpened(probabilities, np.exp(log_power))[np.arange(len(label)), label]
-        return float(-np.log(np.clip(chosen, 1e-9, 1.0)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-2.5, 2.5), method="bounded").x))
-
-
-def reliability(
-    probabilities: npt.NDArray, label: npt.NDArray, bins: int = 10
-) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray]:
-    """Return how often calls of a certain probability are right.
-
-    Returns
-    -------
-    probability, accuracy, share : ndarray, shape (bins,)
-        Mean probability of the called class, share of calls that are right (NaN where there is
-        none), and share of all calls, in bins of equal width. The expected calibration error is
-        the sum of share times the difference of the first two.
-    """
-    called = probabilities.max(1)
-    right = probabilities.argmax(1) == label
-    place = np.minimum((called * bins).astype(int), bins - 1)
-    count = np.bincount(place, minlength=bins)
-    filled = np.where(count, count, 1)
-    mean = np.where(count, np.bincount(place, called, bins) / filled, np.nan)
-    accuracy = np.where(count, np.bincount(place, right, bins) / filled, np.nan)
-    return mean, accuracy, count / max(1, len(label))
-
-
-def calibration_error(probabilities: npt.NDArray, label: npt.NDArray) -> float:
-    """Return the expected calibration error, see `reliability`."""
-    mean, accuracy, share = reliability(probabilities, label)
-    return float(np.nansum(share * np.abs(mean - accuracy)))

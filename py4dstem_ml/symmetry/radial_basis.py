@@ -20,6 +20,7 @@ from .lists import BraggLists
 #: Coefficients weaker than this share of a list's strongest have no argument, only rounding.
 _NO_ARGUMENT = 1e-9
 
+
 @dataclass(frozen=True)
 class RadialBasis:
     """The basis, and what is done to a list before it is expanded.

@@ -26,9 +26,11 @@ from .. import weights
 from ..compute import mixed_precision, pick_device
 from ..physics.structures import cached_table
 from .augment import Augmentation, AugmentConfig
+from .calibration import calibrate
 from .crystal_classes import SYSTEMS
 from .dataset import Labels, ListSet, SplitName, split_materials
 from .network import SPECS, PeakSetNet, Reading, build_network, save_network
+from .peakset import PeakSetReader
 
 logger = logging.getLogger(__name__)
 
@@ -134,9 +136,7 @@ class BagStream:
         )
 
 
-def reading_loss(
-    reading: Reading, bags: Bags, mixed: torch.Tensor | None = None
-) -> torch.Tensor:
+def reading_loss(reading: Reading, bags: Bags, mixed: torch.Tensor | None = None) -> torch.Tensor:
     """Return the negative log-likelihood of what is true, weighted; mean over lists or bags.
 
     Parameters
@@ -340,6 +340,8 @@ def train(
             trainer.save(_described(metadata, trainer))
             logger.info("interrupted at step %d, which --resume goes on from", trainer.step)
         raise
+    reader = PeakSetReader(trainer.average.module.eval())
+    metadata["calibration"] = calibrate(reader, library, table, config.split)
     return trainer.save(_described(metadata, trainer))
 
 

@@ -19,11 +19,13 @@ import torch
 
 from ..physics.structures import cached_table
 from .augment import Augmentation, AugmentConfig
+from .calibration import calibrate
 from .crystal_classes import SYSTEMS
 from .dataset import Labels, ListSet, SplitName, split_materials
 from .forest import Forest
 from .forests import RadialForests, forest_features
 from .lists import BraggLists
+from .radial_basis import RadialBasis
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,9 @@ class ForestConfig:
         Which materials are left out, see `split_materials`.
     only_system : bool
         Leave out the forests for space group and lattice.
-    lists_per_tree : int
-        Lists that a tree draws, with replacement, of all.
+    lists_per_tree, lists_within : int
+        Lists that a tree draws, with replacement: for the system of all, for space group and
+        lattice of those of one system.
     system_leaves, group_leaves, lattice_leaves : int
         Most leaves of a tree: what bounds the size of the file.
     augmented : float
@@ -53,6 +56,7 @@ class ForestConfig:
     split: SplitName = "strict"
     only_system: bool = False
     lists_per_tree: int = 200_000
+    lists_within: int = 50_000
     system_leaves: int = 8_000
     group_leaves: int = 700
     lattice_leaves: int = 1_200
@@ -94,17 +98,19 @@ def train_forests(
     x = _features(lists.lists, config, augment)
     logger.info("%d lists, %.0f s", len(x), time.monotonic() - started)
     system = labels.system[lists.material]
-    grow = _Grower(config, jobs or os.cpu_count() or 1)
-    forests = RadialForests(grow.classifier(x, system, 80, 40, config.system_leaves), {}, {})
+    grow = _Grower(config.seed, jobs or os.cpu_count() or 1)
+    forests = RadialForests(
+        grow.classifier(x, system, 80, 40, config.system_leaves, config.lists_per_tree), {}, {}
+    )
     logger.info("systems, %.0f s", time.monotonic() - started)
-    for number in () if config.only_system else range(len(SYSTEMS)):
+    drawn = config.lists_within
+    for number in () if config.only_system else np.unique(system).tolist():
         rows = np.flatnonzero(system == number)
-        of_list = lists.material[rows]
-        part = x[rows]
-        groups = grow.classifier(part, labels.group[of_list], 128, 30, config.group_leaves)
-        forests.group[number] = groups
+        part, of_list = x[rows], lists.material[rows]
+        group, lattice = labels.group[of_list], labels.lattice[of_list]
+        forests.group[number] = grow.classifier(part, group, 128, 30, config.group_leaves, drawn)
         forests.lattice[number] = grow.regressor(
-            part, labels.lattice[of_list], 80, 100, config.lattice_leaves
+            part, lattice, 80, 100, config.lattice_leaves, drawn
         )
         logger.info("%s, %.0f s", SYSTEMS[number], time.monotonic() - started)
     output = Path(output)
@@ -113,6 +119,7 @@ def train_forests(
     forests.save(path, {
         "training": asdict(config), "augmentation": asdict(augment), "trained_lists": len(x),
         "trained_materials": len(np.unique(lists.material)),
+        "calibration": calibrate(forests, library, table, config.split),
         "seconds": round(time.monotonic() - started),
     })  # fmt: skip
     return path
@@ -124,7 +131,9 @@ def _features(
     """Features of all lists, part of them distorted."""
     augmentation = Augmentation(augment, config.seed)
     rng = np.random.default_rng(config.seed)
-    parts = []
+    basis = RadialBasis()
+    all_features = np.empty((len(lists), basis.n_features), dtype=np.float32)
+    start = 0
     for block in lists.blocks():
         distorted = rng.random(len(block)) < config.augmented
         features = forest_features(block)
@@ -132,8 +141,9 @@ def _features(
             peaks = torch.from_numpy(block.take(np.flatnonzero(distorted)).padded(_PEAKS))
             peaks = augmentation(peaks[:, None])[0][:, 0]
             features[distorted] = forest_features(_unpadded(peaks.numpy()))
-        parts.append(features)
-    return np.concatenate(parts)
+        all_features[start : start + len(block)] = features
+        start += len(block)
+    return all_features
 
 
 def _unpadded(peaks: npt.NDArray[np.float32]) -> BraggLists:
@@ -144,31 +154,30 @@ def _unpadded(peaks: npt.NDArray[np.float32]) -> BraggLists:
 class _Grower:
     """Grow scikit-learn's forests and take them over."""
 
-    def __init__(self, config: ForestConfig, jobs: int) -> None:
-        self.config, self.jobs = config, jobs
+    def __init__(self, seed: int, jobs: int) -> None:
+        self.seed, self.jobs = seed, jobs
 
     def classifier(
-        self, x: npt.NDArray, y: npt.NDArray, trees: int, depth: int, leaves: int
+        self, x: npt.NDArray, y: npt.NDArray, trees: int, depth: int, leaves: int, drawn: int
     ) -> Forest:
         from sklearn.ensemble import RandomForestClassifier
 
-        model = RandomForestClassifier(trees, **self._options(x, depth, leaves))
+        model = RandomForestClassifier(trees, **self._options(len(x), depth, leaves, drawn))
         return Forest.from_sklearn(model.fit(x, y))
 
     def regressor(
-        self, x: npt.NDArray, y: npt.NDArray, trees: int, depth: int, leaves: int
+        self, x: npt.NDArray, y: npt.NDArray, trees: int, depth: int, leaves: int, drawn: int
     ) -> Forest:
         from sklearn.ensemble import RandomForestRegressor
 
-        options = self._options(x, depth, leaves)
+        options = self._options(len(x), depth, leaves, drawn)
         model = RandomForestRegressor(trees, max_features="sqrt", **options)
         return Forest.from_sklearn(model.fit(x, y))
 
-    def _options(self, x: npt.NDArray, depth: int, leaves: int) -> dict:
+    def _options(self, lists: int, depth: int, leaves: int, drawn: int) -> dict:
         return {
             "max_depth": depth, "max_leaf_nodes": leaves, "n_jobs": self.jobs,
-            "max_samples": min(len(x), self.config.lists_per_tree),
-            "random_state": self.config.seed,
+            "max_samples": min(lists, drawn), "random_state": self.seed,
         }  # fmt: skip
 
 

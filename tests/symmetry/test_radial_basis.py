@@ -64,11 +64,6 @@ def test_lists_of_another_shape_are_refused(shape):
         BraggLists.pack([np.ones((2, 3)), np.ones(shape)])
 
 
-def test_peaks_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        BraggLists.pack([[[0.1, np.nan, 1.0]]])
-
-
 def test_a_limit_between_tents_is_refused():
     with pytest.raises(ValueError, match="no multiple"):
         RadialBasis(q_max=1.99)
