@@ -62,7 +62,7 @@ def plot_systems(
         brightness = np.nan_to_num(np.asarray(confidence, dtype=float))
         seen = brightness[system >= 0]
         top = full_brightness or (np.percentile(seen, 95) if len(seen) else 1.0)
-        image = image * (brightness / max(float(top), 1e-9)).clip(0.1, 1.0)[..., None]
+        image = image * (brightness / max(float(top), 1e-9)).clip(0.25, 1.0)[..., None]
     ax.imshow(image)
     present = [i for i in range(len(SYSTEMS)) if (system == i).any()]
     ax.legend(
