@@ -8,7 +8,7 @@ ML := $(BIN)/py4dstem-ml
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow train evaluate benchmark clean
+.PHONY: demo test test-slow train evaluate evaluate-symmetry benchmark clean
 
 demo: $(INSTALLED)
 	$(ML) demo --output demo
@@ -24,6 +24,9 @@ train: $(INSTALLED)
 
 evaluate: $(INSTALLED)
 	$(BIN)/python benchmarks/disks.py $(ARGS)
+
+evaluate-symmetry: $(INSTALLED)
+	$(BIN)/python benchmarks/symmetry.py $(ARGS)
 
 benchmark: $(INSTALLED_DEV)
 	$(BIN)/python benchmarks/bloch.py $(ARGS)
