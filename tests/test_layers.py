@@ -18,7 +18,7 @@ TRAINING = {
     "crystal_classes", "dataset", "calibration", "prediction", "peakset",
 }  # fmt: skip
 TRAINING_MAY = PHYSICS_MAY | {"h5py"}  # safetensors through our own weights
-TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute", "shards"}
+TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute", "shards", "training"}
 SYSTEMS_MAY = TRAINING_MAY | {"sklearn", "joblib", "matplotlib"}
 LAZY_EXTRAS = {"evaluate.py": {"skimage"}, "tune.py": {"optuna"}}
 PLUMBING_MAY = {"torch", "numpy", "h5py", "safetensors", "pooch", "tqdm", "tomli", "matplotlib"}

@@ -7,9 +7,7 @@ clock, so that any budget ends in finished weights. ``--start-from`` tunes train
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import time
 from argparse import ArgumentParser, Namespace
@@ -22,9 +20,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import weights
 from ..compute import mixed_precision, pick_device
 from ..physics.patterns import Detector, probe_image, render_peaks
+from ..training import Run
 from .augment import Augmentation, AugmentConfig, Batch, two_grains
 from .library import Shard, read_shard
 from .network import SPECS, DiskNet, build_network, load_network, save_network
@@ -33,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 #: Peaks weaker than this fraction of the strongest are not drawn into the target.
 _TARGET_FLOOR = 3e-4
-#: What a resumed run may change.
-_LENGTH = ("steps", "time_limit_s")
 #: Shards that are shuffled together.
 _SHARDS_IN_MEMORY = 48
 
@@ -183,43 +179,18 @@ def relative_error(maps: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (error / targets.square().sum((-2, -1)).clamp(min=1e-6)).mean()
 
 
-class Trainer:
-    """The state of a run: network, its average, optimiser, step and seconds spent."""
+class Trainer(Run):
+    """A run of a disk network."""
 
     def __init__(self, config: TrainConfig, output: Path, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.output, self.device = config, output, device
-        self.network = build_network(config.network).to(device)
-        self.average = torch.optim.swa_utils.AveragedModel(
-            self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging),
-            use_buffers=True,
-        )  # fmt: skip
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        super().__init__(build_network(config.network), config, output, device)
         self.parallel: nn.Module = self.network
-        self.step, self.seconds = 0, 0.0
 
     @property
     def weights_path(self) -> Path:
         """Where the averaged weights are written."""
         return self.output / f"{self.config.network}.safetensors"
-
-    @property
-    def progress(self) -> float:
-        """Share of the run that is done."""
-        by_step = self.step / self.config.steps
-        if self.config.time_limit_s is None:
-            return by_step
-        return max(by_step, self.seconds / self.config.time_limit_s)
-
-    def learning_rate(self) -> float:
-        """Return the rate at this point of the run."""
-        warmup = self.config.warmup
-        if self.progress < warmup:
-            return self.config.learning_rate * max(self.progress, 1e-4) / warmup
-        phase = min(1.0, (self.progress - warmup) / (1.0 - warmup))
-        return self.config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase)))
 
     def train_step(self, batch: Batch) -> float:
         """Take one step and return the loss.
@@ -229,40 +200,18 @@ class Trainer:
         RuntimeError
             If the loss or its gradient is not finite; no weight has changed then.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
         targets = target_map(batch.peaks, tuple(batch.patterns.shape[-2:]))
         with mixed_precision(self.device):
             maps = self.parallel(batch.patterns, batch.probes)
         loss = relative_error(maps, targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        # The gradient is the mean over all processes: they stop together.
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        if not bool(torch.isfinite(norm + loss.detach())):
-            raise RuntimeError(
-                f"the loss is {float(loss.detach()):g} at step {self.step}, its gradient's norm "
-                f"{float(norm):g}: the weights in {self.output} are those of the last checkpoint; "
-                "start again with a lower learning rate"
-            )
-        self.optimizer.step()
-        self.average.update_parameters(self.network)
-        self.step += 1
+        self.descend(loss)
         return float(loss.detach())
 
     def save(self, metadata: dict[str, Any]) -> Path:
         """Write the averaged weights, and all that a resumed run needs."""
         averaged: DiskNet = self.average.module
         save_network(averaged, self.weights_path, metadata)
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        weights.save(
-            self.output / "checkpoint.safetensors", tensors,
-            {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)},
-        )  # fmt: skip
+        self.save_checkpoint()
         return self.weights_path
 
     def start_from(self, name_or_path: str) -> str:
@@ -281,38 +230,6 @@ class Trainer:
         self.network.load_state_dict(trained.state_dict())
         self.average.module.load_state_dict(trained.state_dict())
         return str(trained.metadata["sha256"])
-
-    def resume(self) -> None:
-        """Go on from the checkpoint of the output folder.
-
-        Raises
-        ------
-        ValueError
-            If it was made with another config; only the length of the run may differ.
-        """
-        tensors, state = weights.load(self.output / "checkpoint.safetensors")
-        config = asdict(self.config)
-        differing = [
-            f"{name} ({state['config'].get(name)} in the checkpoint, not {value})"
-            for name, value in config.items()
-            if name not in _LENGTH and state["config"].get(name) != value
-        ]
-        if differing:
-            raise ValueError(f"{self.output} cannot be resumed with another {', '.join(differing)}")
-        groups: dict[str, dict[str, torch.Tensor]] = {"network": {}, "average": {}}
-        optimizer_state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.items():
-            part, rest = key.split(".", 1)
-            if part == "optimizer":
-                index, name = rest.split(".", 1)
-                optimizer_state.setdefault(int(index), {})[name] = value
-            else:
-                groups[part][rest] = value
-        self.network.load_state_dict(groups["network"])
-        self.average.load_state_dict(groups["average"])
-        optimizer = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**optimizer, "state": optimizer_state})
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
 def train(
@@ -397,7 +314,12 @@ def _loop(
         losses.append(trainer.train_step(augmentation(batch)))
         trainer.seconds = _of_rank_zero(time.monotonic() - started, trainer.device)
         if rank == 0 and trainer.step % 100 == 0:
-            _log(trainer.output, trainer, losses)
+            loss = float(np.mean(losses))
+            trainer.log(loss=loss)
+            logger.info(
+                "step %d, %.0f s, loss %.4f, %.0f %% done",
+                trainer.step, trainer.seconds, loss, 100 * trainer.progress,
+            )  # fmt: skip
             losses = []
         if rank == 0 and time.monotonic() - saved > save_every_s:
             trainer.save(_described(metadata, trainer))
@@ -416,19 +338,6 @@ def _of_rank_zero(seconds: float, device: torch.device) -> float:
 def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
     samples = trainer.step * trainer.config.batch_size
     return {**metadata, "patterns_seen": samples, "seconds": round(trainer.seconds)}
-
-
-def _log(output: Path, trainer: Trainer, losses: list[float]) -> None:
-    row = {
-        "step": trainer.step, "seconds": round(trainer.seconds, 1),
-        "loss": float(np.mean(losses)), "learning_rate": trainer.learning_rate(),
-    }  # fmt: skip
-    with (output / "log.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    logger.info(
-        "step %d, %.0f s, loss %.4f, %.0f %% done",
-        trainer.step, trainer.seconds, row["loss"], 100 * trainer.progress,
-    )  # fmt: skip
 
 
 def _join_group(device: str | torch.device | None) -> tuple[int, int, torch.device]:

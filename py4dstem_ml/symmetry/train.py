@@ -7,14 +7,11 @@ follows the clock, so that any budget ends in finished weights.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import weights
 from ..compute import mixed_precision, pick_device
 from ..physics.structures import cached_table
+from ..training import Run
 from .augment import Augmentation, AugmentConfig
 from .calibration import calibrate
 from .crystal_classes import SYSTEMS
@@ -34,8 +31,6 @@ from .peakset import PeakSetReader
 
 logger = logging.getLogger(__name__)
 
-#: What a resumed run may change.
-_LENGTH = ("steps", "time_limit_s")
 #: Peaks of a list that the augmentation draws from.
 _PEAKS = 100
 #: Weights of the losses of space group, lattice and second grain beside that of the system.
@@ -167,60 +162,20 @@ def reading_loss(reading: Reading, bags: Bags, mixed: torch.Tensor | None = None
     return loss.mean()
 
 
-def _average(
-    average: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int, *, decay: float
-) -> torch.Tensor:
-    """Move an exponential average; quickly at first, so that it soon forgets the random start."""
-    if not average.is_floating_point():
-        return new
-    return average.lerp(new, max(1.0 - decay, 9.0 / (10.0 + float(count))))
-
-
-class Trainer:
-    """The state of a run: network, its average, optimiser, step and seconds spent."""
+class Trainer(Run):
+    """A run of the network for peak lists."""
 
     def __init__(self, config: TrainConfig, output: Path, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.output, self.device = config, output, device
-        self.network = build_network(config.network).to(device)
-        self.average = torch.optim.swa_utils.AveragedModel(
-            self.network, avg_fn=partial(_average, decay=config.averaging), use_buffers=True
-        )
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self.step, self.seconds = 0, 0.0
-
-    @property
-    def progress(self) -> float:
-        """Share of the run that is done."""
-        by_step = self.step / self.config.steps
-        if self.config.time_limit_s is None:
-            return by_step
-        return max(by_step, self.seconds / self.config.time_limit_s)
-
-    def learning_rate(self) -> float:
-        """Return the rate at this point of the run."""
-        warmup = self.config.warmup
-        if self.progress < warmup:
-            return self.config.learning_rate * max(self.progress, 1e-4) / warmup
-        phase = min(1.0, (self.progress - warmup) / (1.0 - warmup))
-        return self.config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase)))
+        super().__init__(build_network(config.network), config, output, device)
 
     def train_step(self, bags: Bags, mixed: torch.Tensor) -> tuple[float, float]:
-        """Take one step and return the losses of lists and of bags."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+        """Take one step and return the losses of lists and of bags; see `Run.descend`."""
         with mixed_precision(self.device):
             embedded, spectrum = self.network.embed(bags.peaks)
             single = reading_loss(self.network.read(embedded), bags, mixed)
             pooled = reading_loss(self.network.pool(embedded, spectrum, bags.present), bags)
-        self.optimizer.zero_grad(set_to_none=True)
-        (single + pooled).backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        self.optimizer.step()
-        self.average.update_parameters(self.network)
-        self.step += 1
+        self.descend(single + pooled)
         return float(single.detach()), float(pooled.detach())
 
     def save(self, metadata: dict[str, Any]) -> Path:
@@ -228,54 +183,8 @@ class Trainer:
         path = self.output / f"{self.config.network}.safetensors"
         averaged: PeakSetNet = self.average.module
         save_network(averaged, path, metadata)
-        state = {
-            "network": self.network.state_dict(), "average": self.average.state_dict(),
-            "optimizer": {
-                f"{i}.{k}": v
-                for i, values in self.optimizer.state_dict()["state"].items()
-                for k, v in values.items()
-            },
-        }  # fmt: skip
-        tensors = {
-            f"{part}/{key}": value.detach().cpu().contiguous()
-            for part, values in state.items()
-            for key, value in values.items()
-        }
-        weights.save(
-            self.output / "checkpoint.safetensors", tensors,
-            {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)},
-        )  # fmt: skip
+        self.save_checkpoint()
         return path
-
-    def resume(self) -> None:
-        """Go on from the checkpoint of the output folder.
-
-        Raises
-        ------
-        ValueError
-            If it was made with another config; only the length of the run may differ.
-        """
-        tensors, state = weights.load(self.output / "checkpoint.safetensors")
-        differing = [
-            f"{name} ({state['config'].get(name)} in the checkpoint, not {value})"
-            for name, value in asdict(self.config).items()
-            if name not in _LENGTH and state["config"].get(name) != value
-        ]
-        if differing:
-            raise ValueError(f"{self.output} cannot be resumed with another {', '.join(differing)}")
-        parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
-        for key, value in tensors.items():
-            part, name = key.split("/", 1)
-            parts[part][name] = value
-        self.network.load_state_dict(parts["network"])
-        self.average.load_state_dict(parts["average"])
-        of_parameter: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in parts["optimizer"].items():
-            number, name = key.split(".", 1)
-            of_parameter.setdefault(int(number), {})[name] = value
-        optimizer = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**optimizer, "state": of_parameter})
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
 def train(
@@ -360,7 +269,12 @@ def _loop(
         losses.append(trainer.train_step(batch, mixed))
         trainer.seconds = time.monotonic() - started
         if trainer.step % 100 == 0:
-            _log(trainer, losses)
+            single, pooled = np.mean(losses, axis=0).tolist()
+            trainer.log(single=single, pooled=pooled)
+            logger.info(
+                "step %d, %.0f s, loss %.3f (lists), %.3f (bags), %.0f %% done",
+                trainer.step, trainer.seconds, single, pooled, 100 * trainer.progress,
+            )  # fmt: skip
             losses = []
         if time.monotonic() - saved > save_every_s:
             trainer.save(_described(metadata, trainer))
@@ -370,20 +284,6 @@ def _loop(
 def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
     seen = trainer.step * trainer.config.bags * trainer.config.lists
     return {**metadata, "lists_seen": seen, "seconds": round(trainer.seconds)}
-
-
-def _log(trainer: Trainer, losses: list[tuple[float, float]]) -> None:
-    single, pooled = np.mean(losses, axis=0)
-    row = {
-        "step": trainer.step, "seconds": round(trainer.seconds, 1), "single": float(single),
-        "pooled": float(pooled), "learning_rate": trainer.learning_rate(),
-    }  # fmt: skip
-    with (trainer.output / "log.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    logger.info(
-        "step %d, %.0f s, loss %.3f (lists), %.3f (bags), %.0f %% done",
-        trainer.step, trainer.seconds, single, pooled, 100 * trainer.progress,
-    )  # fmt: skip
 
 
 def add_arguments(parser: ArgumentParser) -> None:

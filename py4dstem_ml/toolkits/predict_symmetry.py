@@ -100,6 +100,8 @@ def _shares(system: np.ndarray) -> list[str]:
 def _draw(maps: dict[str, Any], path: Path) -> None:
     from ..symmetry.plot import plot_systems
 
-    fig, _ = plot_systems(maps["crystal_system"].data, maps["crystal_confidence"]["confidence"].data)
+    fig, _ = plot_systems(
+        maps["crystal_system"].data, maps["crystal_confidence"]["confidence"].data
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=150, bbox_inches="tight")

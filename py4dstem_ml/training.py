@@ -1,0 +1,157 @@
+"""What all training runs share: schedule, average of the weights, checkpoints, and their log."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from . import weights
+
+#: What a resumed run may change.
+_LENGTH = ("steps", "time_limit_s")
+
+
+class RunConfig(Protocol):
+    """What a run needs to know; see `disks.train.TrainConfig`."""
+
+    learning_rate: float
+    weight_decay: float
+    clip: float
+    warmup: float
+    averaging: float
+    steps: int
+    time_limit_s: float | None
+
+
+class Run:
+    """The state of a run: network, its average, optimiser, step and seconds spent.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    config : RunConfig
+        A dataclass.
+    output : Path
+        Folder for ``checkpoint.safetensors`` and ``log.jsonl``.
+    device : torch.device
+    """
+
+    def __init__(self, network: nn.Module, config: Any, output: Path, device: torch.device) -> None:
+        self.config, self.output, self.device = config, output, device
+        self.network = network.to(device)
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.network, avg_fn=partial(_average, decay=config.averaging), use_buffers=True
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.step, self.seconds = 0, 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done."""
+        by_step = self.step / self.config.steps
+        if self.config.time_limit_s is None:
+            return by_step
+        return max(by_step, self.seconds / self.config.time_limit_s)
+
+    def learning_rate(self) -> float:
+        """Return the rate at this point of the run: a rise, then a cosine."""
+        warmup = self.config.warmup
+        if self.progress < warmup:
+            return self.config.learning_rate * max(self.progress, 1e-4) / warmup
+        phase = min(1.0, (self.progress - warmup) / (1.0 - warmup))
+        return self.config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase)))
+
+    def descend(self, loss: torch.Tensor) -> None:
+        """Take one step against a loss.
+
+        Raises
+        ------
+        RuntimeError
+            If the loss or its gradient is not finite; no weight has changed then.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        # The gradient is the mean over all processes: they stop together.
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        if not bool(torch.isfinite(norm + loss.detach())):
+            raise RuntimeError(
+                f"the loss is {float(loss.detach()):g} at step {self.step}, its gradient's norm "
+                f"{float(norm):g}: the weights in {self.output} are those of the last checkpoint; "
+                "start again with a lower learning rate"
+            )
+        self.optimizer.step()
+        self.average.update_parameters(self.network)
+        self.step += 1
+
+    def log(self, **losses: float) -> None:
+        """Add a line to ``log.jsonl``."""
+        row = {
+            "step": self.step, "seconds": round(self.seconds, 1), **losses,
+            "learning_rate": self.learning_rate(),
+        }  # fmt: skip
+        with (self.output / "log.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save_checkpoint(self) -> None:
+        """Write all that a resumed run needs."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        weights.save(
+            self.output / "checkpoint.safetensors", tensors,
+            {"step": self.step, "seconds": self.seconds, "config": asdict(self.config)},
+        )  # fmt: skip
+
+    def resume(self) -> None:
+        """Go on from the checkpoint of the output folder.
+
+        Raises
+        ------
+        ValueError
+            If it was made with another config; only the length of the run may differ.
+        """
+        tensors, state = weights.load(self.output / "checkpoint.safetensors")
+        config = asdict(self.config)
+        differing = [
+            f"{name} ({state['config'].get(name)} in the checkpoint, not {value})"
+            for name, value in config.items()
+            if name not in _LENGTH and state["config"].get(name) != value
+        ]
+        if differing:
+            raise ValueError(f"{self.output} cannot be resumed with another {', '.join(differing)}")
+        groups: dict[str, dict[str, torch.Tensor]] = {"network": {}, "average": {}}
+        optimizer_state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            part, rest = key.split(".", 1)
+            if part == "optimizer":
+                index, name = rest.split(".", 1)
+                optimizer_state.setdefault(int(index), {})[name] = value
+            else:
+                groups[part][rest] = value
+        self.network.load_state_dict(groups["network"])
+        self.average.load_state_dict(groups["average"])
+        optimizer = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**optimizer, "state": optimizer_state})
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+
+def _average(
+    average: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int, *, decay: float
+) -> torch.Tensor:
+    """Move an exponential average; quickly at first, so that it soon forgets the random start."""
+    if not average.is_floating_point():
+        return new
+    return average.lerp(new, max(1.0 - decay, 9.0 / (10.0 + float(count))))
