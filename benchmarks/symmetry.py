@@ -18,10 +18,10 @@ import torch
 from py4dstem_ml.compute import pick_device
 from py4dstem_ml.symmetry import evaluate
 from py4dstem_ml.symmetry.dataset import ListSet
-from py4dstem_ml.symmetry.forests import RadialForests, forest_features
 from py4dstem_ml.symmetry.lists import BraggLists
 from py4dstem_ml.symmetry.predict import CrystalSystemPredictor, load_model, usable
 from py4dstem_ml.symmetry.radial_basis import RadialBasis
+from py4dstem_ml.symmetry.radial_forests import RadialForests, forest_features
 from py4dstem_ml.tables import markdown_table
 
 #: Lists in the speed measurements, and for what loops over lists in Python.

@@ -43,7 +43,8 @@ def main() -> None:
     labels = Labels.of(table)
     chosen = chosen_crystals(labels, split_materials(table, args.split)["test"], args.crystals)
     args.output.mkdir(parents=True, exist_ok=True)
-    path = args.output / f"py4dstem-{args.split}-{args.crystals}-{args.axes}.npz"
+    options = f"{args.split}-{args.crystals}-{args.axes}-{args.max_beams}"
+    path = args.output / f"py4dstem-{options}.npz"
     if not path.exists():
         simulate(table, chosen, args.axes, args.max_beams, path)
     with np.load(path) as stored:
@@ -56,7 +57,9 @@ def main() -> None:
     )
     rows = []
     for name in args.model:
-        scores = evaluate.Scores.of(load_model(name), test)
+        model = load_model(name)
+        evaluate.refuse_other_split(name, model, args.split)
+        scores = evaluate.Scores.of(model, test)
         rows += evaluate.accuracy_rows(name, "py4DSTEM, 20 nm", scores)
     print(f"{len(crystals)} crystals, {args.split} split, simulated by py4DSTEM\n")
     print(markdown_table(rows, list(rows[0])))

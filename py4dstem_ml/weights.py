@@ -213,7 +213,7 @@ def load(name_or_path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
     tensors : dict of str to torch.Tensor
         On the CPU.
     metadata : dict
-        As it was given to `save`.
+        As it was given to `save`, and the file's ``"sha256"``.
 
     Raises
     ------
@@ -227,8 +227,8 @@ def load(name_or_path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = weights.save(folder + "/a.safetensors", {"x": torch.ones(2)}, {"seed": 1})
     ...     tensors, metadata = weights.load(path)
-    >>> metadata
-    {'seed': 1}
+    >>> metadata["seed"], len(metadata["sha256"])
+    (1, 64)
     """
     from safetensors import SafetensorError, safe_open
 
@@ -241,7 +241,8 @@ def load(name_or_path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         raise WeightsError(
             f"{path} is not a whole safetensors file ({error}). Copy or train it once more."
         ) from error
-    return tensors, json.loads(metadata.get(_METADATA_KEY, "{}"))
+    # Read now, so that it names what was loaded even if the file is replaced later.
+    return tensors, {**json.loads(metadata.get(_METADATA_KEY, "{}")), "sha256": _sha256(path)}
 
 
 def save(

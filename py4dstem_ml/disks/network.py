@@ -7,7 +7,6 @@ factor |V_g| weighted by the excitation error (`physics.patterns.structure_facto
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -358,8 +357,7 @@ def load_network(name_or_path: str | None = None, device: torch.device | str = "
         If the weights cannot be found, are damaged, or are no disk network's.
     """
     name = weights.default_name("disks") if name_or_path is None else name_or_path
-    path = weights.resolve(name)
-    tensors, metadata = weights.load(path)
+    tensors, metadata = weights.load(name)
     if "spec" not in metadata:
         raise weights.WeightsError(f"{name} does not hold a disk network (no spec in it)")
     try:
@@ -370,8 +368,7 @@ def load_network(name_or_path: str | None = None, device: torch.device | str = "
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise weights.WeightsError(f"{name} does not fit its own spec: {error}") from error
-    # Read now, so that it names what was loaded even if the file is replaced later.
-    network.metadata = {**metadata, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    network.metadata = metadata
     return network.to(device).eval()
 
 

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .crystal_classes import SYSTEMS
+
 if TYPE_CHECKING:
     from ..physics.structures import CrystalTable
     from .dataset import SplitName
     from .prediction import Model
 
 logger = logging.getLogger(__name__)
+
+#: Crystals of one prototype that models are calibrated on.
+_OF_A_PROTOTYPE = 3
 
 
 def calibrate(
@@ -32,16 +37,34 @@ def calibrate(
     """
     from .dataset import HeldOutLists, Labels, ListSet, one_a_zone, split_materials
 
+    labels = Labels.of(table)
+    kept = _few_of_each(split_materials(table, split)["validation"], table.prototype)
     try:
-        lists = ListSet.read(library, split_materials(table, split)["validation"])
+        lists = ListSet.read(library, kept)
     except FileNotFoundError:
         logger.warning("%s has no crystals for validation: not calibrated", library)
         return {"single": 1.0, "pooled": 1.0}
-    test = HeldOutLists.of(one_a_zone(lists, (50.0, 1000.0)), Labels.of(table))
+    test = HeldOutLists.of(one_a_zone(lists, (50.0, 1000.0)), labels)
+    # As many of each system as there are in the table, whatever the few prototypes happen to be.
+    wanted, found = (np.bincount(s, minlength=len(SYSTEMS)) for s in (labels.system, test.system))
+    weight = (wanted / np.maximum(found, 1))[test.system]
+    single, pooled = model.read(test.lists), model.pool(test.lists, test.bag)
+    of_list = test.system[test.bag]
     return {
-        "single": best_sharpness(model.read(test.lists).probabilities, test.system[test.bag]),
-        "pooled": best_sharpness(model.pool(test.lists, test.bag).probabilities, test.system),
+        "single": best_sharpness(single.probabilities, of_list, weight[test.bag]),
+        "pooled": best_sharpness(pooled.probabilities, test.system, weight),
     }
+
+
+def _few_of_each(
+    materials: npt.NDArray[np.int64], prototype: npt.NDArray[np.str_]
+) -> npt.NDArray[np.int64]:
+    """Up to `_OF_A_PROTOTYPE` crystals of each prototype: some have hundreds."""
+    order = materials[np.argsort(prototype[materials], kind="stable")]
+    names = prototype[order]
+    starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]]))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    return np.sort(order[rank < _OF_A_PROTOTYPE])
 
 
 def sharpened(probabilities: npt.NDArray, sharpness: float) -> npt.NDArray[np.float32]:
@@ -51,13 +74,17 @@ def sharpened(probabilities: npt.NDArray, sharpness: float) -> npt.NDArray[np.fl
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def best_sharpness(probabilities: npt.NDArray, label: npt.NDArray) -> float:
+def best_sharpness(
+    probabilities: npt.NDArray, label: npt.NDArray, weight: npt.NDArray | None = None
+) -> float:
     """Return the power for which the true labels, shape (n,), are likeliest."""
     from scipy.optimize import minimize_scalar
 
+    rows = np.arange(len(label))
+
     def loss(log_power: float) -> float:
-        chosen = sharpened(probabilities, np.exp(log_power))[np.arange(len(label)), label]
-        return float(-np.log(np.clip(chosen, 1e-9, 1.0)).mean())
+        chosen = sharpened(probabilities, np.exp(log_power))[rows, label]
+        return float(-np.average(np.log(np.clip(chosen, 1e-9, 1.0)), weights=weight))
 
     return float(np.exp(minimize_scalar(loss, bounds=(-2.5, 2.5), method="bounded").x))
 

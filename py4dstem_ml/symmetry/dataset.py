@@ -14,8 +14,9 @@ import numpy.typing as npt
 from ..physics.structures import CrystalTable
 from ..progress import progress_bar
 from .crystal_classes import SYSTEMS, lattice_targets
-from .library import read_shard
+from .library import LibraryConfig, read_shard
 from .lists import BraggLists
+from .prediction import MIN_PEAKS
 from .radial_basis import RadialBasis
 
 #: Share of the prototypes, or of the materials, that models are tested on.
@@ -23,8 +24,6 @@ _HELD_OUT = 0.25
 #: Share that the training is watched on and probabilities are calibrated on.
 _VALIDATION = 0.03
 
-#: Fewest diffracted peaks of a list that is judged, as in the paper.
-MIN_PEAKS = 5
 #: Zones that are read together, as in the paper.
 _ZONES = 10
 
@@ -209,9 +208,18 @@ class HeldOutLists:
 
 
 def one_a_zone(lists: ListSet, thickness: float | tuple[float, float]) -> ListSet:
-    """Return the first list of each axis, up to 10 axes, with a thickness or within a range."""
-    low, high = (thickness, thickness) if isinstance(thickness, float) else thickness
-    lists = lists.take((lists.thickness >= low) & (lists.thickness <= high))
+    """Return the first list of each axis, up to 10 axes, with a thickness or within a range.
+
+    Of a range only lists whose thickness was drawn at random are taken, not those of the common
+    one, of which there are as many.
+    """
+    if isinstance(thickness, tuple):
+        low, high = thickness
+        chosen = (lists.thickness >= low) & (lists.thickness <= high)
+        chosen &= lists.thickness != LibraryConfig().thickness
+    else:
+        chosen = lists.thickness == thickness
+    lists = lists.take(chosen)
     lists = lists.take(lists.axis < _ZONES)
     key = lists.material * _ZONES + lists.axis
     return lists.take(np.sort(np.unique(key, return_index=True)[1]))

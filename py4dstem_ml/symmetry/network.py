@@ -167,7 +167,8 @@ class PeakSetNet(nn.Module):
             Diffracted beams [qx, qy, intensity], the strongest first, then zeros.
         """
         flat = peaks.reshape(-1, *peaks.shape[-2:])
-        with torch.no_grad():
+        # In full precision everywhere, so that all machines see the same.
+        with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
             invariants, spectrum = self.spec.invariants(flat), self.spec.invariants.spectrum(flat)
         shape = peaks.shape[:-2]
         return self.trunk(invariants).reshape(*shape, -1), spectrum.reshape(*shape, -1)
@@ -236,16 +237,23 @@ def load_network(name_or_path: str | os.PathLike, device: torch.device | str = "
     WeightsError
         If the file holds no such network, or one of another version of the features.
     """
-    tensors, metadata = weights.load(name_or_path)
+    return network_of(*weights.load(name_or_path), name_or_path, device)
+
+
+def network_of(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any],
+    name: str | os.PathLike, device: torch.device | str = "cpu",
+) -> PeakSetNet:  # fmt: skip
+    """Build the network of a file that was read, see `load_network`."""
     if "peakset" not in metadata:
-        raise weights.WeightsError(f"{name_or_path} does not hold a network for peak lists")
+        raise weights.WeightsError(f"{name} does not hold a network for peak lists")
     known = dict(metadata["peakset"])
     try:
         network = PeakSetNet(PeakSetSpec(Invariants(**known.pop("invariants")), **known))
         network.load_state_dict(tensors)
     except (TypeError, RuntimeError) as error:
         raise weights.WeightsError(
-            f"{name_or_path} is of another version of the network: {error}"
+            f"{name} is of another version of the network: {error}"
         ) from None
     network.metadata = dict(metadata)
     return network.to(device).eval()

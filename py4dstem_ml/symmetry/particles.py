@@ -55,8 +55,7 @@ def find_particles(
     sigma : float
         Standard deviation of the smoothing, positions.
     min_intensity : float, optional
-        Of a maximum of the smoothed image. None: the mean of the image plus its standard
-        deviation.
+        Of a maximum of the smoothed image. None: that image's mean plus its standard deviation.
     relative_height : float
         1: the maxima alone, as in the paper.
 
@@ -87,7 +86,7 @@ def find_particles(
     if image.ndim != 2 or not np.isfinite(image).all():
         raise ValueError("the image must be two-dimensional and have finite values only")
     smooth = ndimage.gaussian_filter(image, sigma)
-    threshold = image.mean() + image.std() if min_intensity is None else min_intensity
+    threshold = smooth.mean() + smooth.std() if min_intensity is None else min_intensity
     around = np.ones((3, 3), bool)
     around[1, 1] = False
     peak = smooth > ndimage.maximum_filter(smooth, footprint=around, mode="constant", cval=np.inf)
@@ -101,8 +100,11 @@ def find_particles(
     owner = seeds[tuple(nearest)]
     top = np.concatenate([[0.0], ndimage.maximum(smooth, seeds, np.arange(1, count + 1))])
     bright = smooth >= relative_height * top[owner]
+    # Neighbours of two owners are kept apart: each part is connected within its owner.
     labels = np.zeros(image.shape, dtype=np.int64)
-    for number in range(1, count + 1):
-        parts, _ = ndimage.label(bright & (owner == number))
-        labels[(parts > 0) & (parts == parts[seeds == number][0])] = number
+    for number, box in enumerate(ndimage.find_objects(owner), start=1):
+        inside = (owner[box] == number) & bright[box]
+        parts, _ = ndimage.label(inside)
+        own = parts[seeds[box] == number][0]
+        labels[box][(parts == own) & (own > 0)] = number
     return labels

@@ -76,20 +76,20 @@ class PeakSetReader:
 
     def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
         """Read bags of lists of one crystal each; ``bag`` says which each list is in."""
-        embedded, spectrum = (
-            torch.cat(parts)
-            for parts in zip(*map(self._embed, lists.blocks(_LISTS_AT_ONCE)), strict=True)
-        )
         part, owner = _parts(bag)
+        order = np.argsort(part, kind="stable")
+        starts = np.searchsorted(part[order], np.arange(len(owner) + 1))
         readings = []
-        for first in range(0, len(owner), _LISTS_AT_ONCE // _BAG):
-            last = min(first + _LISTS_AT_ONCE // _BAG, len(owner))
-            rows = [np.flatnonzero(part == number) for number in range(first, last)]
-            index = torch.zeros(len(rows), _BAG, dtype=torch.int64)
-            present = torch.zeros(len(rows), _BAG)
-            for i, row in enumerate(rows):
-                index[i, : len(row)] = torch.from_numpy(row)
-                present[i, : len(row)] = 1.0
+        step = _LISTS_AT_ONCE // _BAG
+        for first in range(0, len(owner), step):
+            last = min(first + step, len(owner))
+            rows = order[starts[first] : starts[last]]
+            embedded, spectrum = self._embed(lists.take(rows))
+            place = part[rows] - first
+            rank = np.arange(len(rows)) - (starts[first:last] - starts[first])[place]
+            index = torch.zeros(last - first, _BAG, dtype=torch.int64)
+            present = torch.zeros(last - first, _BAG)
+            index[place, rank], present[place, rank] = torch.arange(len(rows)), 1.0
             index, present = index.to(embedded.device), present.to(embedded.device)
             bags = (embedded[index], spectrum[index], present)
             readings.append(self._run(self.network.pool, *bags))

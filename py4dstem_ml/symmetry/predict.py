@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,12 @@ import numpy.typing as npt
 from .. import weights
 from ..compute import pick_device
 from ..progress import progress_bar
-from .forests import RadialForests
 from .lists import BraggLists
+from .network import network_of
 from .peakset import PeakSetReader
-from .prediction import CrystalPrediction, Model
+from .prediction import MIN_PEAKS, CrystalPrediction, Model
 from .radial_basis import RadialBasis
+from .radial_forests import RadialForests
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ COLUMNS = (
     "p_cubic", "p_hexagonal", "p_trigonal", "p_tetragonal", "p_orthorhombic", "p_monoclinic",
     "p_triclinic",
 )  # fmt: skip
+#: 1/Å; some spot of nearly every pattern lies within.
+_NEAR = 1.5
 #: Lists that are prepared and read at once.
 _LISTS_AT_ONCE = 4096
 
@@ -41,13 +44,19 @@ def load_model(name_or_path: str | os.PathLike | None = None, device: Any = None
         If the file holds neither, or is of another version.
     """
     name_or_path = name_or_path or weights.default_name("symmetry")
-    _, metadata = weights.load(name_or_path)
-    kind = PeakSetReader if "peakset" in metadata else RadialForests
-    return kind.load(name_or_path, pick_device(device))
+    tensors, metadata = weights.load(name_or_path)
+    on = pick_device(device)
+    if "calibration" not in metadata:
+        logger.warning("%s: its training was broken off, it is not calibrated", name_or_path)
+    if "peakset" in metadata:
+        return PeakSetReader(network_of(tensors, metadata, name_or_path, on))
+    return RadialForests.of(tensors, metadata, name_or_path, on)
 
 
 def usable(
-    lists: BraggLists, min_peaks: int = 5, basis: RadialBasis | None = None
+    lists: BraggLists,
+    min_peaks: int = MIN_PEAKS,
+    direct_beam: float | Literal["brightest"] = RadialBasis.direct_beam,
 ) -> tuple[BraggLists, npt.NDArray[np.bool_]]:
     """Return lists without direct beams and far peaks, and which can be read.
 
@@ -57,7 +66,8 @@ def usable(
         [qx, qy, intensity]; 1/Å, about the direct beam.
     min_peaks : int
         Fewest diffracted peaks within the basis.
-    basis : RadialBasis, optional
+    direct_beam : float or "brightest"
+        See `RadialBasis`.
 
     Returns
     -------
@@ -67,12 +77,8 @@ def usable(
         False where there are too few peaks, a value that is no finite number, or a negative
         intensity.
 
-    Raises
-    ------
-    ValueError
-        If most peaks lie beyond the basis, as those in pixels do.
     """
-    basis = basis or RadialBasis()
+    basis = RadialBasis(direct_beam=direct_beam)
     peaks = lists.peaks
     sound = np.isfinite(peaks).all(1) & (np.nan_to_num(peaks[:, 2]) >= 0)
     broken = np.bincount(lists.owner, ~sound, minlength=len(lists)) > 0
@@ -83,14 +89,30 @@ def usable(
         )  # fmt: skip
     q = np.hypot(np.nan_to_num(peaks[:, 0]), np.nan_to_num(peaks[:, 1]))
     inside = q < basis.q_max + basis.step
-    if len(q) and inside.mean() < 0.5:
-        raise ValueError(
-            f"{100 * (1 - inside.mean()):.0f} % of the peaks lie farther than {basis.q_max} 1/Å "
-            "from the direct beam: are they in pixels, or in 1/nm, or not centred? They must be "
-            "in 1/Å about the direct beam"
-        )
     lists = basis.diffracted(lists.keep(inside & sound & (peaks[:, 2] > 0)))
     return lists, (np.diff(lists.offsets) >= max(1, min_peaks)) & ~broken
+
+
+def refuse_pixels(lists: BraggLists) -> None:
+    """Refuse lists whose nearest diffracted peaks lie where no crystal's do.
+
+    Raises
+    ------
+    ValueError
+        If in most patterns none is within 1.5 1/Å of the direct beam.
+    """
+    q = np.hypot(*np.nan_to_num(lists.peaks[:, :2]).T)
+    diffracted = q > RadialBasis().direct_beam
+    owner = lists.owner[diffracted]
+    nearest = np.full(len(lists), np.inf)
+    np.minimum.at(nearest, owner, q[diffracted])
+    nearest = nearest[np.isfinite(nearest)]
+    if len(nearest) and np.median(nearest) > _NEAR:
+        raise ValueError(
+            f"the peak nearest to the direct beam is {np.median(nearest):.3g} away from it in the "
+            "median pattern: are the peaks in pixels, or in 1/nm, or not centred? They must be in "
+            "1/Å about the direct beam"
+        )
 
 
 class CrystalSystemPredictor:
@@ -108,6 +130,9 @@ class CrystalSystemPredictor:
         None: a GPU if there is one.
     min_peaks : int
         Patterns with fewer diffracted peaks within 2 1/Å are not read.
+    direct_beam : float or "brightest"
+        Radius in 1/Å within which peaks are the direct beam, or the paper's rule, by which it is
+        the brightest peak wherever that is.
 
     Raises
     ------
@@ -128,11 +153,17 @@ class CrystalSystemPredictor:
     """
 
     def __init__(
-        self, model: str | os.PathLike | None = None, *, device: Any = None, min_peaks: int = 5
+        self,
+        model: str | os.PathLike | None = None,
+        *,
+        device: Any = None,
+        min_peaks: int = MIN_PEAKS,
+        direct_beam: float | Literal["brightest"] = RadialBasis.direct_beam,
     ) -> None:
         if min_peaks < 1:
             raise ValueError(f"min_peaks must be at least 1, not {min_peaks}")
-        self.model, self.device, self.min_peaks = model, device, min_peaks
+        self.model, self.device = model, device
+        self.min_peaks, self.direct_beam = min_peaks, direct_beam
         self._loaded: Model | None = None
         self._lock = threading.Lock()
 
@@ -140,7 +171,7 @@ class CrystalSystemPredictor:
         return {k: v for k, v in vars(self).items() if k not in ("_loaded", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["model"], device=state["device"], min_peaks=state["min_peaks"])  # type: ignore[misc]
+        vars(self).update(state, _loaded=None, _lock=threading.Lock())
 
     @property
     def loaded(self) -> Model:
@@ -159,7 +190,7 @@ class CrystalSystemPredictor:
             The values of `COLUMNS`: -1 for system and space group and NaN for the rest where
             there is too little to read.
         """
-        return as_columns(self.predict(BraggLists.pack([peaks]), progress=False))[0]
+        return as_columns(self._read(BraggLists.pack([peaks]), progress=False))[0]
 
     def predict(self, lists: BraggLists, *, progress: bool | None = None) -> CrystalPrediction:
         """Read many lists, each by itself.
@@ -173,9 +204,13 @@ class CrystalSystemPredictor:
         Raises
         ------
         ValueError
-            If most peaks lie beyond 2 1/Å, as those in pixels do.
+            If the peaks are too far from the direct beam, as those in pixels are.
         """
-        lists, good = usable(lists, self.min_peaks)
+        refuse_pixels(lists)
+        return self._read(lists, progress)
+
+    def _read(self, lists: BraggLists, progress: bool | None) -> CrystalPrediction:
+        lists, good = usable(lists, self.min_peaks, self.direct_beam)
         found = CrystalPrediction.nothing(len(lists))
         numbers = np.flatnonzero(good)
         bar = progress_bar(total=len(numbers), description="crystals", progress=progress)
@@ -203,7 +238,7 @@ class CrystalSystemPredictor:
         found = found.take(np.arange(len(found)))
         other = np.flatnonzero(found.valid & (system >= 0) & (system != found.system))
         if len(other):
-            lists, _ = usable(lists.take(other), self.min_peaks)
+            lists, _ = usable(lists.take(other), self.min_peaks, self.direct_beam)
             for start in range(0, len(other), _LISTS_AT_ONCE):
                 some = slice(start, start + _LISTS_AT_ONCE)
                 numbers = np.arange(len(other))[some]
@@ -223,12 +258,13 @@ class CrystalSystemPredictor:
         Raises
         ------
         ValueError
-            If `bag` has another length, or most peaks lie beyond 2 1/Å.
+            If `bag` has another length, or the peaks are too far from the direct beam.
         """
         bag = np.zeros(len(lists), int) if bag is None else np.asarray(bag)
         if bag.shape != (len(lists),):
             raise ValueError(f"bag has shape {bag.shape}, but there are {len(lists)} lists")
-        lists, good = usable(lists, self.min_peaks)
+        refuse_pixels(lists)
+        lists, good = usable(lists, self.min_peaks, self.direct_beam)
         found = CrystalPrediction.nothing(int(bag.max(initial=-1)) + 1)
         rows = np.flatnonzero(good & (bag >= 0))
         if len(rows):

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .lists import BraggLists
 
 
+#: Fewest diffracted peaks of a list that is read, as in the paper.
+MIN_PEAKS = 5
+
+
 @dataclass(eq=False)
 class CrystalPrediction:
     """Crystal system, space group and lattice of each of n lists, or bags of lists.

@@ -45,7 +45,7 @@ class RadialBasis:
     --------
     >>> basis = RadialBasis()
     >>> lists = BraggLists.pack([[[0, 0, 1], [0.5, 0, 0.1], [0, 0.525, 0.2]]])
-    >>> r = basis.coefficients(lists)[0]
+    >>> r = basis.coefficients(basis.diffracted(lists))[0]
     >>> r.shape, np.round(r[10, 1], 3), np.round(r[11, 1], 3)
     ((41, 13), (0.1+0.1j), 0.1j)
 
@@ -83,8 +83,10 @@ class RadialBasis:
         return lists.keep(chosen)
 
     def coefficients(self, lists: BraggLists) -> npt.NDArray[np.complex128]:
-        """Expand lists, shape (n, bins, orders). Peaks beyond the last tent count for nothing."""
-        lists = self.diffracted(lists)
+        """Expand lists without their direct beams, shape (n, bins, orders).
+
+        Peaks beyond the last tent count for nothing. See `diffracted`.
+        """
         x, y, intensity = lists.peaks.T
         q = np.hypot(x, y)
         height = q / self.step

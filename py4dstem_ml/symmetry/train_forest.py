@@ -23,9 +23,9 @@ from .calibration import calibrate
 from .crystal_classes import SYSTEMS
 from .dataset import Labels, ListSet, SplitName, split_materials
 from .forest import Forest
-from .forests import RadialForests, forest_features
 from .lists import BraggLists
 from .radial_basis import RadialBasis
+from .radial_forests import RadialForests, forest_features
 
 logger = logging.getLogger(__name__)
 

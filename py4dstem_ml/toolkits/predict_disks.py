@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import weights
+from .files import check_figure, make_room
 from .hyperspy import load_patterns, load_probe
 from .py4dstem import find_bragg_disks_aiml
 
@@ -68,8 +68,8 @@ def run(args: Namespace) -> str:
     inputs = [path for path in (args.file, args.probe) if path is not None]
     for path in (output, args.figure):
         if path is not None:
-            _make_room(path, inputs, args.overwrite)
-    _check_figure(args.figure)
+            make_room(path, inputs, args.overwrite)
+    check_figure(args.figure)
     if args.model is not None:
         weights.resolve(args.model)
     cube = load_datacube(args.file)
@@ -100,27 +100,6 @@ def run(args: Namespace) -> str:
         _draw(args.figure, cube, vectors, counts.reshape(vectors.Rshape))
         text += f", drawn in {args.figure}"
     return text
-
-
-def _make_room(path: Path, inputs: list[Path], overwrite: bool) -> None:
-    """Check before the work that its result can be written, and that nothing is lost by it."""
-    if any(path.exists() and path.samefile(given) for given in inputs):
-        raise FileExistsError(f"the result would replace what it is made from, {path}")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file in it")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} is there already; --overwrite replaces it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(f"{path} cannot be written")
-
-
-def _check_figure(path: Path | None) -> None:
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    kinds = FigureCanvasBase.get_supported_filetypes()
-    if path is not None and path.suffix[1:].lower() not in kinds:
-        raise ValueError(f"no figure can be drawn as {path.name}; take one of {', '.join(kinds)}")
 
 
 def load_datacube(path: Path) -> DataCube:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .files import check_figure, make_room
 from .py4dstem_symmetry import predict_crystal
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ...; a GPU by default if there is one")
     parser.add_argument("--min-peaks", type=int, default=5, help="(default: 5)")
     parser.add_argument("--median-filter", type=int, default=5, help="positions (default: 5)")
+    parser.add_argument("--min-difference", type=float, default=0.005, help="(default: 0.005)")
+    parser.add_argument("--particles", action="store_true", help="read particles as a whole")
     parser.add_argument("--pixel-size", type=float, help="1/Å, where the file does not say")
 
 
@@ -37,8 +40,8 @@ def run(args: Namespace) -> str:
 
     output = args.output or args.file.with_name(f"{args.file.stem}_crystals.h5")
     for path in filter(None, (output, args.figure)):
-        if path.exists() and not args.overwrite:
-            raise FileExistsError(f"{path} is there already: name another, or give --overwrite")
+        make_room(path, [args.file], args.overwrite)
+    check_figure(args.figure)
     vectors = load_vectors(args.file)
     if args.pixel_size:
         vectors.calibration.set_Q_pixel_size(args.pixel_size)
@@ -47,9 +50,9 @@ def run(args: Namespace) -> str:
         vectors.calibration.set_origin(vectors.measure_origin()[:2])
     maps = predict_crystal(
         vectors, model=args.model, device=args.device, min_peaks=args.min_peaks,
-        median_filter=args.median_filter,
+        median_filter=args.median_filter, min_difference=args.min_difference,
+        regions="particles" if args.particles else None,
     )  # fmt: skip
-    output.parent.mkdir(parents=True, exist_ok=True)
     py4DSTEM.save(str(output), vectors, mode="o")
     if args.figure:
         _draw(maps, args.figure)
@@ -100,8 +103,5 @@ def _shares(system: np.ndarray) -> list[str]:
 def _draw(maps: dict[str, Any], path: Path) -> None:
     from ..symmetry.plot import plot_systems
 
-    fig, _ = plot_systems(
-        maps["crystal_system"].data, maps["crystal_confidence"]["confidence"].data
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    fig, _ = plot_systems(maps["crystal_system"].data, maps["crystal_confidence"]["lead"].data)
     fig.savefig(path, dpi=150, bbox_inches="tight")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import os
@@ -33,7 +36,7 @@ def predict_crystal_system(
     braggvectors: BraggVectors,
     *,
     model: str | os.PathLike | None = None,
-    regions: npt.ArrayLike | None = None,
+    regions: npt.ArrayLike | str | None = None,
     min_peaks: int = 5,
     median_filter: int = 5,
     min_difference: float = 0.005,
@@ -48,10 +51,10 @@ def predict_crystal_system(
         Calibrated: with the origin, and the pixel size in A^-1.
     model, min_peaks, device
         See `CrystalSystemPredictor`.
-    regions : array_like of int or bool, (R_Nx, R_Ny), optional
+    regions : array_like of int or bool, (R_Nx, R_Ny), or "particles", optional
         Grains or particles, numbered from 1; 0 is none. All positions of a region are read
-        together, and have the same values; a mask is one region. See
-        `py4dstem_ml.symmetry.find_particles`.
+        together, and have the same values; a mask is one region. "particles": those that stand
+        out in the dark field, see `py4dstem_ml.symmetry.find_particles`.
     median_filter : int
         Width in positions of the median filter of the maps of difference confidence of all
         systems, an odd number; 1: none. Not used with `regions`.
@@ -65,8 +68,10 @@ def predict_crystal_system(
     py4DSTEM.RealSlice
         ``crystal_system``: indices, int16, -1 where there is none. The names are in
         ``.metadata["legend"]["systems"]``. It is in the tree of the Bragg vectors, and with it
-        ``crystal_confidence`` (a stack: confidence, difference, mixed) and
-        ``crystal_probabilities`` (a stack by system), as they were before the filter.
+        ``crystal_confidence``, a stack: ``lead``, the filtered difference confidence of the system
+        shown; and of each position by itself ``confidence``, ``difference`` and ``mixed``, the
+        probability of two crystals. ``crystal_probabilities``, a stack by system, is of each
+        position by itself, too.
 
     Raises
     ------
@@ -158,7 +163,7 @@ def predict_crystal(
     braggvectors: BraggVectors,
     *,
     model: str | os.PathLike | None = None,
-    regions: npt.ArrayLike | None = None,
+    regions: npt.ArrayLike | str | None = None,
     min_peaks: int = 5,
     median_filter: int = 5,
     min_difference: float = 0.005,
@@ -198,17 +203,18 @@ def predict_crystal(
     scan = tuple(int(n) for n in braggvectors.Rshape)
     if regions is None:
         found = predictor.predict(lists, progress=progress)
-        system = filtered_systems(found, scan, median_filter, min_difference)
+        system, lead = filtered_systems(found, scan, median_filter, min_difference)
         found = predictor.within(lists, found, system.reshape(-1))
     else:
         found = _by_region(predictor, lists, regions, scan)
-        leads = np.nan_to_num(found.difference) >= min_difference
-        system = np.where(leads, found.system, -1).astype(np.int16).reshape(scan)
+        kept = np.nan_to_num(found.difference) >= min_difference
+        system = np.where(kept, found.system, -1).astype(np.int16).reshape(scan)
+        lead = np.where(kept, found.difference, np.nan).reshape(scan)
     options = {
         "min_peaks": min_peaks, "median_filter": median_filter if regions is None else 1,
         "min_difference": min_difference, "by_region": regions is not None,
     }  # fmt: skip
-    return _maps(braggvectors, system, found, scan, _parameters(predictor, options))
+    return _maps(braggvectors, system, lead, found, scan, _parameters(predictor, options))
 
 
 def bragg_lists(braggvectors: BraggVectors) -> BraggLists:
@@ -281,8 +287,12 @@ def _each(value: Any, owner: npt.NDArray) -> npt.NDArray:
 
 def filtered_systems(
     found: CrystalPrediction, scan: tuple[int, ...], width: int, min_difference: float
-) -> npt.NDArray[np.int16]:
-    """Return the map of systems after the paper's filter, -1 where none leads."""
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
+    """Return the map of systems after the paper's filter, and the lead that each has there.
+
+    Positions that could not be read, or where no system leads by enough, are -1, with a lead of
+    NaN.
+    """
     from scipy.ndimage import median_filter
 
     stack = np.zeros((found.probabilities.shape[1], len(found)), dtype=np.float32)
@@ -290,24 +300,38 @@ def filtered_systems(
     stack[found.system[rows], rows] = found.difference[rows]
     stack = stack.reshape(-1, *scan)
     if width > 1:
+        # Beyond the border as before it, where the paper has zeros: no scan loses its rim.
         stack = median_filter(stack, size=(1, width, width))
-    best = stack.argmax(0).astype(np.int16)
+    best, lead = stack.argmax(0).astype(np.int16), stack.max(0)
     # Zero everywhere is nothing, whatever the floor.
-    return np.where((stack.max(0) >= min_difference) & (stack.max(0) > 0), best, np.int16(-1))
+    kept = (lead >= min_difference) & (lead > 0) & found.valid.reshape(scan)
+    lost = int(found.valid.sum() - kept.sum())
+    if lost:
+        _log.info("%d of %d positions that were read have no clear system", lost, len(rows))
+    return np.where(kept, best, np.int16(-1)), np.where(kept, lead, np.float32(np.nan))
 
 
 def _by_region(
-    predictor: Any, lists: BraggLists, regions: npt.ArrayLike, scan: tuple[int, ...]
+    predictor: Any, lists: BraggLists, regions: Any, scan: tuple[int, ...]
 ) -> CrystalPrediction:
     """Each position has what all those of its region say together."""
+    from ..symmetry.particles import dark_field, find_particles
     from ..symmetry.prediction import CrystalPrediction
 
+    if isinstance(regions, str) and regions == "particles":
+        regions = find_particles(dark_field(lists, scan))
     labels = np.asarray(regions)
+    if isinstance(regions, str):
+        raise ValueError(f'regions must be a map of numbers or "particles", not {regions!r}')
     if labels.shape != scan:
         raise ValueError(f"regions have shape {labels.shape}, but the scan {scan}")
     if labels.dtype != bool and not np.issubdtype(labels.dtype, np.integer):
         raise ValueError("regions must be numbers, 0 for none, or a mask, not " + str(labels.dtype))
-    bag = labels.astype(np.int64).reshape(-1) - 1
+    if labels.dtype != bool and labels.min() < 0:
+        raise ValueError("regions are numbered from 1, 0 being none: there is a negative one")
+    # Numbers with gaps are fine.
+    _, bag = np.unique(np.append(0, labels.astype(np.int64).reshape(-1)), return_inverse=True)
+    bag = bag[1:] - 1
     of_region = predictor.aggregate(lists, bag)
     found = CrystalPrediction.nothing(len(lists))
     inside = np.flatnonzero(bag >= 0)
@@ -325,18 +349,18 @@ def _parameters(predictor: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _maps(
-    braggvectors: BraggVectors, system: npt.NDArray, found: CrystalPrediction,
-    scan: tuple[int, ...], parameters: dict[str, Any],
+    braggvectors: BraggVectors, system: npt.NDArray, lead: npt.NDArray,
+    found: CrystalPrediction, scan: tuple[int, ...], parameters: dict[str, Any],
 ) -> dict[str, RealSlice]:  # fmt: skip
     from ..symmetry.crystal_classes import SYSTEMS
 
-    sureness = np.stack([found.confidence, found.difference, found.mixed])
+    sureness = np.stack([lead.reshape(-1), found.confidence, found.difference, found.mixed])
     group = np.stack([found.space_group, found.space_group_confidence]).astype(np.float32)
     lattice = np.concatenate([found.lattice.T, found.lattice_spread.T])
     axes = ["a", "b", "c"]
     stacks = {
         _SYSTEM: (system, None),
-        _SURENESS: (sureness, ["confidence", "difference", "mixed"]),
+        _SURENESS: (sureness, ["lead", "confidence", "difference", "mixed"]),
         _PROBABILITY: (found.probabilities.T, list(SYSTEMS)),
         _GROUP: (group, ["number", "confidence"]),
         _LATTICE: (lattice, [*axes, *(f"{axis}_spread" for axis in axes)]),

@@ -42,7 +42,7 @@ def predict_crystal_system(
     model, min_peaks, device
         See `CrystalSystemPredictor`, which can also be mapped by itself:
         ``vectors.map(CrystalSystemPredictor(), inplace=False, ragged=False,
-        output_signal_size=(19,), output_dtype="float32")``.
+        output_signal_size=(19,), output_dtype="float32")``, where the vectors are in 1/Å.
     progress : bool, optional
         None: a bar in a terminal or a notebook.
 
@@ -65,13 +65,11 @@ def predict_crystal_system(
     >>> crystal_map["hexagonal"].prop["a"]  # doctest: +SKIP
     """
     predictor = CrystalSystemPredictor(model, device=device, min_peaks=min_peaks)
-    data = np.asarray(vectors.data, dtype=object)
-    if data.ndim not in (1, 2):
-        raise ValueError(f"the scan must have one or two dimensions, not {data.ndim}")
-    scale = _scale(vectors)
-    lists = BraggLists.pack([
-        _with_intensity(one) * [scale, scale, 1.0] for one in data.reshape(-1)
-    ])  # fmt: skip
+    data = _positions(vectors)
+    chosen, scale = _columns(vectors), _scale(vectors)
+    lists = BraggLists.pack(
+        [_chosen(one, chosen) * [scale, scale, 1.0] for one in data.reshape(-1)]
+    )
     found = predictor.predict(lists, progress=progress)
     rows, columns = data.shape if data.ndim == 2 else (1, len(data))
     axes = list(vectors.axes_manager.navigation_axes)
@@ -91,14 +89,33 @@ def predict_crystal_system(
     )  # fmt: skip
 
 
-def _with_intensity(one: Any) -> np.ndarray:
-    peaks = np.asarray(one, dtype=float)
-    if peaks.size and peaks.shape[1] < 3:
+def _positions(vectors: DiffractionVectors) -> np.ndarray:
+    """Lists by scan position; those of a single pattern are a scan of one."""
+    if vectors.data.dtype != object:
+        single = np.empty(1, dtype=object)
+        single[0] = np.asarray(vectors.data)
+        return single
+    data = np.asarray(vectors.data)
+    if data.ndim not in (1, 2):
+        raise ValueError(f"the scan must have one or two dimensions, not {data.ndim}")
+    return data
+
+
+def _columns(vectors: DiffractionVectors) -> list[int]:
+    """Where ky, kx and intensity stand."""
+    names = list(vectors.metadata.VectorMetadata.column_names)
+    wanted = ["ky", "kx", "intensity"]
+    if not set(wanted) <= set(names):
         raise ValueError(
-            "the vectors have no intensity: find them with get_intensity=True, or with "
-            "signal.find_bragg_disks_aiml(probe)"
+            f"the vectors have the columns {names}, but ky, kx and intensity are needed: find them "
+            "with get_intensity=True, or with signal.find_bragg_disks_aiml(probe)"
         )
-    return peaks.reshape(-1, max(3, peaks.shape[-1]))[:, :3]
+    return [names.index(name) for name in wanted]
+
+
+def _chosen(one: Any, columns: list[int]) -> np.ndarray:
+    peaks = np.asarray(one, dtype=float)
+    return peaks[:, columns] if peaks.size else np.empty((0, 3))
 
 
 def _scale(vectors: DiffractionVectors) -> float:

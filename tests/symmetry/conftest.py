@@ -10,9 +10,9 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from py4dstem_ml.symmetry import library
 from py4dstem_ml.symmetry.forest import Forest
-from py4dstem_ml.symmetry.forests import RadialForests
 from py4dstem_ml.symmetry.invariants import Invariants
 from py4dstem_ml.symmetry.network import PeakSetNet, PeakSetSpec, save_network
+from py4dstem_ml.symmetry.radial_forests import RadialForests
 
 CRYSTALS = 40
 

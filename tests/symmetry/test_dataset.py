@@ -93,6 +93,8 @@ def test_one_list_a_zone(small_library, structures):
     assert (one.thickness == 200.0).all()
     key = one.material * 100 + one.axis
     assert len(np.unique(key)) == len(key) == len(lists) // 2
+    drawn = one_a_zone(lists, (20.0, 1500.0))
+    assert not (drawn.thickness == 200.0).any() and len(set(drawn.thickness)) > 100
     test = HeldOutLists.of(one, Labels.of(CrystalTable(structures)))
     assert test.system.tolist() == [0, 3] * 20 and test.group.tolist() == [221, 123] * 20
     np.testing.assert_allclose(test.lattice[0], 3.5)

@@ -46,10 +46,25 @@ def test_lists_with_impossible_peaks_are_masked_and_counted(predictor, lists, ba
 
 def test_peaks_in_pixels_are_refused(predictor, lists):
     pixels = BraggLists(lists.peaks * [50, 50, 1], lists.offsets)
-    with pytest.raises(ValueError, match="are they in pixels"):
+    with pytest.raises(ValueError, match="are the peaks in pixels"):
         predictor.predict(pixels, progress=False)
-    with pytest.raises(ValueError, match="are they in pixels"):
+    with pytest.raises(ValueError, match="are the peaks in pixels"):
         predictor.aggregate(pixels)
+    assert predictor(pixels[0])[0] == -1  # mapped one by one they are masked
+
+
+def test_peaks_beyond_the_basis_are_no_reason_to_refuse(predictor, lists):
+    far = _with(lists, *[[*lists[i].tolist(), *([[2.5, 0.1, 1.0]] * 99)] for i in range(20 % 12)])
+    assert predictor.predict(far, progress=False).valid.all()
+
+
+def test_the_papers_rule_takes_the_brightest(predictor, lists):
+    bright = CrystalSystemPredictor(predictor.model, device="cpu", direct_beam="brightest")
+    without = BraggLists.pack([lists[i][1:] for i in range(len(lists))])
+    np.testing.assert_allclose(
+        bright.predict(lists, progress=False).probabilities,
+        predictor.predict(without, progress=False).probabilities, atol=1e-6,
+    )  # fmt: skip
 
 
 def test_an_empty_scan_is_all_masked(predictor):

@@ -11,9 +11,9 @@ from py4dstem_ml import cli, weights
 from py4dstem_ml.physics.structures import CrystalTable
 from py4dstem_ml.symmetry import network
 from py4dstem_ml.symmetry.dataset import Labels, ListSet, split_materials
-from py4dstem_ml.symmetry.forests import RadialForests
 from py4dstem_ml.symmetry.invariants import Invariants
 from py4dstem_ml.symmetry.network import PeakSetSpec, load_network
+from py4dstem_ml.symmetry.radial_forests import RadialForests
 from py4dstem_ml.symmetry.train import BagStream, TrainConfig, train
 from py4dstem_ml.symmetry.train_forest import ForestConfig, train_forests
 

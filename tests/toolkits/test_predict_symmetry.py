@@ -49,6 +49,8 @@ def test_maps_and_figure(file, model, tmp_path, capsys):
     assert read.tree("crystal_system").data.shape == (3, 4)
     assert cli.main(arguments) == 1
     assert "--overwrite" in capsys.readouterr().err
+    assert cli.main([*arguments, "--output", str(file), "--overwrite"]) == 1
+    assert "made from" in capsys.readouterr().err
 
 
 def test_other_files_are_refused(tmp_path, capsys):

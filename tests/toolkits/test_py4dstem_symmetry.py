@@ -138,11 +138,11 @@ def test_regions_are_read_together():
     lengths = np.full(SCAN, 0.4)
     lengths[:2, 0] = 0.5
     regions = np.zeros(SCAN, int)
-    regions[:, :2], regions[:, 3:] = 1, 2
+    regions[:, :2], regions[:, 3:] = 3, 7  # gaps are fine
     lengths[:, 3:] = 0.5
     system = _calibrated(_vectors(lengths)).predict_crystal_system(regions=regions)
     np.testing.assert_array_equal(system.data, np.array([[0, 0, -1, 1, 1]] * 4))
-    mask = _calibrated(_vectors()).predict_crystal_system(regions=regions == 2)
+    mask = _calibrated(_vectors()).predict_crystal_system(regions=regions == 7)
     np.testing.assert_array_equal(mask.data, np.array([[-1, -1, -1, 0, 0]] * 4))
 
 
@@ -152,12 +152,21 @@ def test_regions_are_read_together():
         ({"median_filter": 4}, "odd number"),
         ({"regions": np.zeros((2, 2), int)}, "regions have shape"),
         ({"regions": np.zeros(SCAN)}, "must be numbers"),
+        ({"regions": np.full(SCAN, -1)}, "a negative one"),
+        ({"regions": "grains"}, 'or "particles"'),
         ({"min_peaks": 0}, "min_peaks"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         _calibrated(_vectors()).predict_crystal(**options)
+
+
+def test_particles_of_the_dark_field():
+    lengths = np.zeros(SCAN)
+    lengths[1, 2] = 0.4
+    system = _calibrated(_vectors(lengths)).predict_crystal_system(regions="particles").data
+    assert system[1, 2] == 0 and (system == -1).sum() >= 11
 
 
 def test_too_few_peaks_and_no_lead():
@@ -177,11 +186,23 @@ def test_the_filter_is_the_papers():
     stack = np.zeros((7, 7, 9))
     for i in np.flatnonzero(found.valid):
         stack[found.system[i], i // 9, i % 9] = found.difference[i]
+    inner = np.s_[2:-2, 2:-2]  # the paper's has zeros beyond the border
     expected = medfilt(stack, (1, 5, 5))[:, 2:-2, 2:-2]
-    system = filtered_systems(found, (7, 9), 5, 0.005)[2:-2, 2:-2]
-    kept = expected.max(0) > 0.005
+    system, lead = (part[inner] for part in filtered_systems(found, (7, 9), 5, 0.005))
+    kept = (expected.max(0) > 0.005) & found.valid.reshape(7, 9)[inner]
+    np.testing.assert_allclose(lead[kept], expected.max(0)[kept])
     np.testing.assert_array_equal(system[kept], expected.argmax(0)[kept])
-    assert (system[~kept] == -1).all()
+    assert (system[~kept] == -1).all() and np.isnan(lead[~kept]).all()
+
+
+def test_the_filter_fills_no_gaps():
+    lengths = np.full(SCAN, 0.4)
+    lengths[1, 2] = 0
+    vectors = _calibrated(_vectors(lengths))
+    vectors._v_uncal[2, 2].data["intensity"][3] = np.nan
+    system = vectors.predict_crystal_system(median_filter=3).data
+    assert system[1, 2] == system[2, 2] == -1
+    assert (np.delete(system.ravel(), [7, 12]) == 0).sum() >= 14
 
 
 def test_read_back_without_the_plugin(tmp_path):

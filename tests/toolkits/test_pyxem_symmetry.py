@@ -61,7 +61,7 @@ def test_nanometres(model):
 def test_other_vectors_are_refused(model):
     with pytest.raises(ValueError, match="in 'px'"):
         _vectors("px").predict_crystal_system(model=model)
-    with pytest.raises(ValueError, match="no intensity"):
+    with pytest.raises(ValueError, match="ky, kx and intensity are needed"):
         _vectors(columns=2).predict_crystal_system(model=model)
 
 

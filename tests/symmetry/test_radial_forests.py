@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from py4dstem_ml import weights
-from py4dstem_ml.symmetry.forests import RadialForests, forest_features
 from py4dstem_ml.symmetry.lists import BraggLists
+from py4dstem_ml.symmetry.radial_forests import RadialForests, forest_features
 
 
 def test_a_single_list(forests, lists):
@@ -33,12 +33,12 @@ def test_bags_are_led_by_differences(forests, lists):
     bag = np.arange(len(lists)) % 3
     found, single = forests.pool(lists, bag), forests.read(lists)
     for number in range(3):
-        weight = np.bincount(
-            single.system[bag == number], single.difference[bag == number], minlength=7
-        )
+        own = bag == number
+        weight = np.bincount(single.system[own], single.difference[own], minlength=7)
         assert found.system[number] == weight.argmax()
+        np.testing.assert_allclose(found.probabilities[number], weight / weight.sum(), atol=1e-4)
         assert found.confidence[number] == pytest.approx(weight.max() / weight.sum(), rel=1e-5)
-        x = forest_features(lists)[bag == number]
+        x = forest_features(lists)[own]
         trees = forests.lattice[weight.argmax()].predictions(x).numpy()
         expected = np.median(np.median(trees, 1), 0)
         np.testing.assert_allclose(found.lattice[number], expected, rtol=1e-6)

@@ -83,28 +83,35 @@ class RadialForests:
         WeightsError
             If the file holds no such forests, or was made for other features.
         """
-        tensors, metadata = weights.load(name_or_path)
+        return cls.of(*weights.load(name_or_path), name_or_path, device)
+
+    @classmethod
+    def of(
+        cls, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any],
+        name: str | os.PathLike, device: torch.device | str = "cpu",
+    ) -> RadialForests:  # fmt: skip
+        """Build the forests of a file that was read, see `load`."""
         if "features" not in metadata:
-            raise weights.WeightsError(f"{name_or_path} does not hold forests for Bragg lists")
+            raise weights.WeightsError(f"{name} does not hold forests for Bragg lists")
         if metadata["features"] != FEATURES:
             raise weights.WeightsError(
-                f"{name_or_path} is for other features ({metadata['features']}) than this version "
+                f"{name} is for other features ({metadata['features']}) than this version "
                 f"of py4dstem_ml computes ({FEATURES}): use weights of the same version"
             )
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
-            name, array = key.split("/")
-            parts.setdefault(name, {})[array] = value
+            part, array = key.split("/")
+            parts.setdefault(part, {})[array] = value
         forests = {
-            name: Forest.from_tensors(
-                arrays, metadata["n_features"], metadata["classes"][name], device
+            part: Forest.from_tensors(
+                arrays, metadata["n_features"], metadata["classes"][part], device
             )
-            for name, arrays in parts.items()
+            for part, arrays in parts.items()
         }
         by_kind: dict[str, dict[int, Forest]] = {"group": {}, "lattice": {}}
-        for name, forest in forests.items():
-            if name != "system":
-                kind, system = name.split(".")
+        for part, forest in forests.items():
+            if part != "system":
+                kind, system = part.split(".")
                 by_kind[kind][SYSTEMS.index(system)] = forest
         return cls(forests["system"], by_kind["group"], by_kind["lattice"], metadata)
 
@@ -140,12 +147,8 @@ class RadialForests:
         shares = difference_weighted(
             probabilities.argmax(1), top_two(votes)[1], bag, bags, len(SYSTEMS)
         )
-        mean = np.zeros((bags, len(SYSTEMS)))
-        np.add.at(mean, bag, probabilities)
         found = CrystalPrediction.nothing(bags)
-        # The weights decide; how sure that is, the mean probabilities say.
-        mean = sharpened(mean / mean.sum(1, keepdims=True), self._sharpness("pooled"))
-        found.probabilities = _led_by(shares.argmax(1), mean)
+        found.probabilities = sharpened(shares, self._sharpness("pooled"))
         found.confidence, found.difference = top_two(shares)
         found.valid[:] = True
         for system in np.unique(found.system):
@@ -157,9 +160,9 @@ class RadialForests:
         """Mean leaf probabilities and shares of votes, (n, 7)."""
         places = torch.tensor(self.system.classes)
         probabilities, votes = (torch.zeros(len(x), len(SYSTEMS)) for _ in range(2))
-        mean, counts = self.system.probabilities_and_votes(x)
-        probabilities[:, places] = mean.cpu()
-        votes[:, places] = counts.cpu() / len(self.system)
+        mean, shares = _classified(self.system, x)
+        probabilities[:, places] = torch.from_numpy(mean)
+        votes[:, places] = torch.from_numpy(shares)
         return probabilities.numpy(), votes.numpy()
 
     def _sharpness(self, of: str) -> float:
@@ -169,12 +172,11 @@ class RadialForests:
         self, x: torch.Tensor, system: int, found: CrystalPrediction, where: npt.NDArray
     ) -> None:
         if system in self.group:
-            mean, votes = self.group[system].probabilities_and_votes(x)
-            classes = np.array(self.group[system].classes)
-            found.space_group[where] = classes[mean.numpy().argmax(1)]
-            found.space_group_confidence[where] = top_two(votes / len(self.group[system]))[0]
+            mean, shares = _classified(self.group[system], x)
+            found.space_group[where] = np.array(self.group[system].classes)[mean.argmax(1)]
+            found.space_group_confidence[where] = top_two(shares)[0]
         if system in self.lattice:
-            values = self.lattice[system].predictions(x).numpy()
+            values = self.lattice[system].predictions(x).cpu().numpy()
             found.lattice[where] = np.median(values, axis=1)
             low, high = np.percentile(values, [16, 84], axis=1)
             found.lattice_spread[where] = (high - low) / 2.0
@@ -191,10 +193,9 @@ class RadialForests:
         self._read_within(x[rows], system, single, np.arange(len(rows)))
         if system in self.group:
             forest = self.group[system]
-            mean, votes = forest.probabilities_and_votes(x[rows])
-            lead = top_two(votes / len(forest))[1]
+            mean, votes = _classified(forest, x[rows])
             shares = difference_weighted(
-                mean.numpy().argmax(1), lead, within, len(of_bag), len(forest.classes)
+                mean.argmax(1), top_two(votes)[1], within, len(of_bag), len(forest.classes)
             )
             found.space_group[of_bag] = np.array(forest.classes)[shares.argmax(1)]
             found.space_group_confidence[of_bag] = shares.max(1)
@@ -203,9 +204,7 @@ class RadialForests:
             found.lattice_spread[number] = np.median(single.lattice_spread[within == i], axis=0)
 
 
-def _led_by(label: npt.NDArray, probabilities: npt.NDArray) -> npt.NDArray[np.float32]:
-    """Swap probabilities where needed, so that the label has the largest."""
-    out = probabilities.copy()
-    rows, best = np.arange(len(label)), probabilities.argmax(1)
-    out[rows, label], out[rows, best] = probabilities[rows, best], probabilities[rows, label]
-    return out
+def _classified(forest: Forest, x: torch.Tensor) -> tuple[npt.NDArray, npt.NDArray]:
+    """Mean probabilities and shares of votes, from whichever device."""
+    mean, votes = forest.probabilities_and_votes(x)
+    return mean.cpu().numpy(), (votes / len(forest)).cpu().numpy()
