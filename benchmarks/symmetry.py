@@ -7,17 +7,19 @@ each step from peaks to maps beside what a user would do instead.
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from py4dstem_ml.compute import pick_device
 from py4dstem_ml.symmetry import evaluate
-from py4dstem_ml.symmetry.dataset import ListSet
+from py4dstem_ml.symmetry.library import read_shard
 from py4dstem_ml.symmetry.lists import BraggLists
 from py4dstem_ml.symmetry.predict import CrystalSystemPredictor, load_model, usable
 from py4dstem_ml.symmetry.radial_basis import RadialBasis
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", required=True, help="names or files of weights")
     parser.add_argument("--split", choices=("strict", "paper"), default="strict")
     parser.add_argument("--materials", type=int, help="crystals of the test part; default: all")
+    parser.add_argument("--scans", type=int, nargs="*", default=[128], help="sides of scans")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--device", help="default: the GPU if there is one")
@@ -44,6 +47,7 @@ def main() -> None:
     if args.structures:
         args_of_table = argparse.Namespace(**vars(args))
         args_of_table.output = None
+        args_of_table.figure = args.output / f"reliability-{args.split}.png"
         parts.append(evaluate.run(args_of_table))
     text = "\n\n".join(parts)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -53,7 +57,8 @@ def main() -> None:
 
 def speed_table(args: argparse.Namespace) -> str:
     """Return patterns a second of each step, and seconds of loading."""
-    lists = ListSet.read(args.library).lists
+    shards = [read_shard(path).lists for path in sorted(Path(args.library).glob("*.h5"))[:5]]
+    lists = RadialBasis().diffracted(BraggLists.joined(shards))
     lists = lists.take(np.arange(_LISTS) % len(lists))
     few = lists.take(np.arange(_FEW))
     rows = [
@@ -67,7 +72,7 @@ def speed_table(args: argparse.Namespace) -> str:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     head = f"Speed on {where}, {torch.get_num_threads()} threads, median of {args.repeats}"
     mean = f"{np.diff(lists.offsets).mean():.0f} peaks a pattern"
-    columns = ("step", "patterns/s", "seconds", "fastest", "slowest")
+    columns = ("step", "patterns/s", "seconds", "fastest", "slowest", "peak memory MB")
     return f"{head}; {mean}.\n\n" + markdown_table(rows, columns)
 
 
@@ -87,6 +92,17 @@ def _model_rows(name: str, lists: BraggLists, args: argparse.Namespace) -> list[
             args.repeats,
         )  # fmt: skip
     )
+    for side in args.scans:
+        vectors = _bragg_vectors(lists, side)
+        rows.append(
+            _row(
+                f"{name}: predict_crystal of {side} x {side}",
+                lambda v=vectors: v.predict_crystal(model=name, device=args.device, progress=False),
+                side * side,
+                1,
+            )  # fmt: skip
+        )
+        rows[-1]["peak memory MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     rows.append(
         _row(
             f"{name}: tens together",
@@ -98,8 +114,28 @@ def _model_rows(name: str, lists: BraggLists, args: argparse.Namespace) -> list[
     return rows
 
 
+def _bragg_vectors(lists: BraggLists, side: int) -> Any:
+    """Calibrated Bragg vectors of a square scan."""
+    import py4DSTEM
+
+    import py4dstem_ml  # noqa: F401 - registers the method
+
+    vectors = py4DSTEM.BraggVectors((side, side), (256, 256))
+    for number, place in enumerate(np.ndindex(side, side)):
+        peaks = lists[number % len(lists)]
+        records = np.zeros(len(peaks), vectors._v_uncal.dtype)
+        for field, column in zip(("qx", "qy", "intensity"), peaks.T, strict=True):
+            records[field] = column
+        vectors._v_uncal[place].add(records)
+    vectors.calibration.set_origin((0, 0))
+    vectors.calibration.set_Q_pixel_size(1.0)
+    vectors.calibration.set_Q_pixel_units("A^-1")
+    return vectors
+
+
 def _row(step: str, run: Callable[[], object], patterns: int, repeats: int) -> dict:
-    run()
+    if repeats > 1:
+        run()
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()

@@ -12,6 +12,7 @@ _HOMES = {
     "find_particles": "particles",
     "plot_basis": "plot",
     "plot_lattice": "plot",
+    "plot_reliability": "plot",
     "plot_shares": "plot",
     "plot_systems": "plot",
 }

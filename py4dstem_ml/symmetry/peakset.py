@@ -118,7 +118,8 @@ class PeakSetReader:
         outside = system[:, None] != SYSTEM_OF_GROUP
         group = np.where(outside, -np.inf, reading.group.cpu().numpy())
         found.space_group[:] = 1 + group.argmax(1)
-        found.space_group_confidence = np.exp(group.max(1)).astype(np.float32)
+        confidence, difference = top_two(np.exp(group))
+        found.space_group_confidence, found.space_group_difference = confidence, difference
         found.lattice = np.exp(reading.lattice.cpu().numpy()[rows, system])
         spread = _CENTRAL * np.exp(reading.spread.cpu().numpy()[rows, system])
         found.lattice_spread = found.lattice * spread

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..figures import figure_and_axes
+from .calibration import calibration_error, reliability
 from .crystal_classes import SYSTEMS
 from .lists import BraggLists, normalised
 from .radial_basis import RadialBasis
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["plot_basis", "plot_lattice", "plot_shares", "plot_systems"]
+__all__ = ["plot_basis", "plot_lattice", "plot_reliability", "plot_shares", "plot_systems"]
 
 #: Of the systems, told apart with the common colour blindnesses (Okabe and Ito).
 COLOURS = ("#d55e00", "#e69f00", "#f0e442", "#009e73", "#56b4e9", "#0072b2", "#cc79a7")
@@ -153,6 +154,44 @@ def plot_lattice(
             name = None  # one entry a phase
     ax.set(xlabel="length (Å)", ylabel="positions")
     ax.legend(frameon=False)
+    return fig, ax
+
+
+def plot_reliability(
+    probabilities: ArrayLike, label: ArrayLike, ax: Axes | None = None, *, name: str = ""
+) -> tuple[Figure | SubFigure, Axes]:
+    """Show how often calls of a certain probability are right.
+
+    Parameters
+    ----------
+    probabilities : array_like, (n, 7)
+    label : array_like of int, (n,)
+        Index in `SYSTEMS` of what is true.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; None: a new figure.
+    name : str
+        Of the curve, to which the expected calibration error is added.
+
+    Returns
+    -------
+    fig, ax
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from py4dstem_ml.symmetry import plot_reliability
+    >>> fig, ax = plot_reliability(np.eye(7), range(7), name="an oracle")
+    """
+    fig, ax = figure_and_axes(ax)
+    probabilities, label = np.asarray(probabilities, dtype=float), np.asarray(label)
+    mean, accuracy, _ = reliability(probabilities, label)
+    filled = np.isfinite(mean)
+    error = calibration_error(probabilities, label)
+    ax.plot([0, 1], [0, 1], color="grey", lw=0.8)
+    text = f"{name}: error {error:.3f}" if name else f"error {error:.3f}"
+    ax.plot(mean[filled], accuracy[filled], "o-", label=text)
+    ax.set(xlabel="probability of the call", ylabel="share that is right", aspect="equal")
+    ax.legend(frameon=False, fontsize="small")
     return fig, ax
 
 

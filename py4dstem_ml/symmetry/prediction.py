@@ -33,8 +33,8 @@ class CrystalPrediction:
         That share less the next system's.
     space_group : ndarray of int16, shape (n,)
         Number 1 to 230, of the predicted system.
-    space_group_confidence : ndarray of float32, shape (n,)
-        Given the system.
+    space_group_confidence, space_group_difference : ndarray of float32, shape (n,)
+        As of the systems, given the system.
     lattice, lattice_spread : ndarray of float32, shape (n, 3)
         a, b, c of the conventional cell in Å, and half the width of the central 68 %.
     mixed : ndarray of float32, shape (n,)
@@ -48,6 +48,7 @@ class CrystalPrediction:
     difference: npt.NDArray[np.float32]
     space_group: npt.NDArray[np.int16]
     space_group_confidence: npt.NDArray[np.float32]
+    space_group_difference: npt.NDArray[np.float32]
     lattice: npt.NDArray[np.float32]
     lattice_spread: npt.NDArray[np.float32]
     mixed: npt.NDArray[np.float32]
@@ -75,7 +76,7 @@ class CrystalPrediction:
             return np.full((n, *shape), np.nan, dtype=np.float32)
 
         return cls(
-            unknown(len(SYSTEMS)), unknown(), unknown(), np.full(n, -1, np.int16), unknown(),
+            unknown(len(SYSTEMS)), unknown(), unknown(), np.full(n, -1, np.int16), unknown(), unknown(),
             unknown(3), unknown(3), unknown(), np.zeros(n, bool),
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ import torch
 
 from .. import weights
 from .calibration import sharpened
-from .crystal_classes import SYSTEMS
+from .crystal_classes import SYSTEM_OF_GROUP, SYSTEMS
 from .forest import Forest
 from .lists import BraggLists, normalised
 from .prediction import CrystalPrediction, difference_weighted, top_two
@@ -42,7 +42,8 @@ class RadialForests:
     system : Forest
         Its classes are indices in `SYSTEMS`.
     group, lattice : mapping of int to Forest
-        By system; classes of the former are numbers of space groups.
+        By system; classes of the former are numbers of space groups. Both empty where only
+        systems are read.
     metadata : dict
         ``calibration``: how probabilities are sharpened, for single lists and bags.
 
@@ -127,43 +128,60 @@ class RadialForests:
         system : ndarray of int, shape (n,), optional
             Whose space groups and lattices to give; None: those of the likeliest.
         """
-        x = torch.from_numpy(forest_features(lists))
+        found = CrystalPrediction.nothing(len(lists))
+        start = 0
+        for block in lists.blocks():
+            where = slice(start, start + len(block))
+            of_block = None if system is None else system[where]
+            found.put(where, self._read(block, of_block))
+            start += len(block)
+        return found
+
+    def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
+        """Read bags of lists of one crystal each; ``bag`` says which each list is in."""
+        bags = int(bag.max()) + 1
+        votes = [self._systems(_features(block)) for block in lists.blocks()]
+        label = np.concatenate([probabilities.argmax(1) for probabilities, _ in votes])
+        lead = np.concatenate([top_two(shares)[1] for _, shares in votes])
+        shares = difference_weighted(label, lead, bag, bags, len(SYSTEMS))
+        found = CrystalPrediction.nothing(bags)
+        found.probabilities = sharpened(shares, self._sharpness("pooled"))
+        found.confidence, found.difference = top_two(shares)
+        found.valid[:] = True
+        if not self.group:
+            return found
+        single = self.read(lists, found.system[bag])
+        groups = difference_weighted(
+            single.space_group, single.space_group_difference, bag, bags, 1 + len(SYSTEM_OF_GROUP)
+        )
+        found.space_group[:] = groups.argmax(1)
+        found.space_group_confidence, found.space_group_difference = top_two(groups)
+        order = np.argsort(bag, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(bag[order])) + 1):
+            number = bag[rows[0]]
+            found.lattice[number] = np.median(single.lattice[rows], axis=0)
+            found.lattice_spread[number] = np.median(single.lattice_spread[rows], axis=0)
+        return found
+
+    def _read(self, lists: BraggLists, system: npt.NDArray[np.int64] | None) -> CrystalPrediction:
+        x = _features(lists)
         probabilities, votes = self._systems(x)
         found = CrystalPrediction.nothing(len(lists))
         found.probabilities = sharpened(probabilities, self._sharpness("single"))
         found.confidence, found.difference = top_two(votes)
         found.valid[:] = True
         system = found.system if system is None else system
-        for number in np.unique(system):
+        for number in np.unique(system).tolist() if self.group else ():
             where = np.flatnonzero(system == number)
-            self._read_within(x[where], int(number), found, where)
-        return found
-
-    def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
-        """Read bags of lists of one crystal each; ``bag`` says which each list is in."""
-        bags = int(bag.max()) + 1
-        x = torch.from_numpy(forest_features(lists))
-        probabilities, votes = self._systems(x)
-        shares = difference_weighted(
-            probabilities.argmax(1), top_two(votes)[1], bag, bags, len(SYSTEMS)
-        )
-        found = CrystalPrediction.nothing(bags)
-        found.probabilities = sharpened(shares, self._sharpness("pooled"))
-        found.confidence, found.difference = top_two(shares)
-        found.valid[:] = True
-        for system in np.unique(found.system):
-            of_bag = np.flatnonzero(found.system == system)
-            self._pool_within(x, bag, int(system), of_bag, found)
+            self._read_within(x[where], number, found, where)
         return found
 
     def _systems(self, x: torch.Tensor) -> tuple[npt.NDArray, npt.NDArray]:
         """Mean leaf probabilities and shares of votes, (n, 7)."""
-        places = torch.tensor(self.system.classes)
-        probabilities, votes = (torch.zeros(len(x), len(SYSTEMS)) for _ in range(2))
-        mean, shares = _classified(self.system, x)
-        probabilities[:, places] = torch.from_numpy(mean)
-        votes[:, places] = torch.from_numpy(shares)
-        return probabilities.numpy(), votes.numpy()
+        probabilities, votes = (np.zeros((len(x), len(SYSTEMS)), np.float32) for _ in range(2))
+        places = np.array(self.system.classes)
+        probabilities[:, places], votes[:, places] = _classified(self.system, x)
+        return probabilities, votes
 
     def _sharpness(self, of: str) -> float:
         return float(self.metadata.get("calibration", {}).get(of, 1.0))
@@ -171,37 +189,20 @@ class RadialForests:
     def _read_within(
         self, x: torch.Tensor, system: int, found: CrystalPrediction, where: npt.NDArray
     ) -> None:
-        if system in self.group:
-            mean, shares = _classified(self.group[system], x)
-            found.space_group[where] = np.array(self.group[system].classes)[mean.argmax(1)]
-            found.space_group_confidence[where] = top_two(shares)[0]
-        if system in self.lattice:
-            values = self.lattice[system].predictions(x).cpu().numpy()
-            found.lattice[where] = np.median(values, axis=1)
-            low, high = np.percentile(values, [16, 84], axis=1)
-            found.lattice_spread[where] = (high - low) / 2.0
+        """Write space groups and lattices, given one system, into the rows `where`."""
+        mean, shares = _classified(self.group[system], x)
+        found.space_group[where] = np.array(self.group[system].classes)[mean.argmax(1)]
+        confidence, difference = top_two(shares)
+        found.space_group_confidence[where] = confidence
+        found.space_group_difference[where] = difference
+        values = self.lattice[system].predictions(x).cpu().numpy()
+        found.lattice[where] = np.median(values, axis=1)
+        low, high = np.percentile(values, [16, 84], axis=1)
+        found.lattice_spread[where] = (high - low) / 2.0
 
-    def _pool_within(
-        self, x: torch.Tensor, bag: npt.NDArray, system: int, of_bag: npt.NDArray,
-        found: CrystalPrediction,
-    ) -> None:  # fmt: skip
-        place = np.full(len(found), -1)
-        place[of_bag] = np.arange(len(of_bag))
-        rows = np.flatnonzero(place[bag] >= 0)
-        within = place[bag[rows]]
-        single = CrystalPrediction.nothing(len(rows))
-        self._read_within(x[rows], system, single, np.arange(len(rows)))
-        if system in self.group:
-            forest = self.group[system]
-            mean, votes = _classified(forest, x[rows])
-            shares = difference_weighted(
-                mean.argmax(1), top_two(votes)[1], within, len(of_bag), len(forest.classes)
-            )
-            found.space_group[of_bag] = np.array(forest.classes)[shares.argmax(1)]
-            found.space_group_confidence[of_bag] = shares.max(1)
-        for i, number in enumerate(of_bag):
-            found.lattice[number] = np.median(single.lattice[within == i], axis=0)
-            found.lattice_spread[number] = np.median(single.lattice_spread[within == i], axis=0)
+
+def _features(lists: BraggLists) -> torch.Tensor:
+    return torch.from_numpy(forest_features(lists))
 
 
 def _classified(forest: Forest, x: torch.Tensor) -> tuple[npt.NDArray, npt.NDArray]:

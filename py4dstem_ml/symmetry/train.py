@@ -49,6 +49,9 @@ class TrainConfig:
         Which materials are left out, see `split_materials`.
     bags, lists : int
         Bags in a batch, and lists drawn for each.
+    one_axis : float
+        Share of the bags whose lists are all of one axis, as those of a grain are; the others are
+        of any.
     balance : float
         A system is drawn as often as its number of crystals to this power: 0 is all alike, 1 as
         they are in the table.
@@ -68,6 +71,7 @@ class TrainConfig:
     split: SplitName = "strict"
     bags: int = 64
     lists: int = 12
+    one_axis: float = 0.25
     balance: float = 0.5
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
@@ -115,10 +119,7 @@ class BagStream:
 
     def _batch(self, drawn: np.ndarray) -> Bags:
         size = self.config.lists
-        rows = [
-            self.rng.choice(self.of_material[i], size, replace=len(self.of_material[i]) < size)
-            for i in drawn
-        ]
+        rows = [self._rows(self.of_material[i]) for i in drawn]
         peaks = self.lists.lists.take(np.concatenate(rows)).padded(_PEAKS)
         sizes = self.rng.integers(1, size + 1, len(drawn))
         material = self.materials[drawn]
@@ -129,6 +130,14 @@ class BagStream:
             group=torch.from_numpy(self.labels.group[material]) - 1,
             lattice=torch.from_numpy(self.labels.lattice[material]).log(),
         )
+
+    def _rows(self, of_material: np.ndarray) -> np.ndarray:
+        """Lists of a bag: of one axis, or of any."""
+        if self.rng.random() < self.config.one_axis:
+            axis = self.lists.axis[of_material]
+            of_material = of_material[axis == self.rng.choice(axis)]
+        size = self.config.lists
+        return self.rng.choice(of_material, size, replace=len(of_material) < size)
 
 
 def reading_loss(reading: Reading, bags: Bags, mixed: torch.Tensor | None = None) -> torch.Tensor:

@@ -5,7 +5,13 @@ import pytest
 from bragg_lists import random_lists
 from matplotlib import pyplot as plt
 
-from py4dstem_ml.symmetry import plot_basis, plot_lattice, plot_shares, plot_systems
+from py4dstem_ml.symmetry import (
+    plot_basis,
+    plot_lattice,
+    plot_reliability,
+    plot_shares,
+    plot_systems,
+)
 
 CASES = {
     plot_systems: ([[0, 1], [-1, 6]], [[-1, -1], [-1, -1]]),
@@ -27,6 +33,15 @@ def test_confidence_is_brightness():
     _, ax = plot_systems([[0, 0], [0, -1]], [[1.0, 0.5], [0.1, 0.0]], full_brightness=1.0)
     red = ax.images[0].get_array()[..., 0]
     assert red[0, 0] > red[0, 1] > red[1, 0] > red[1, 1] == 0
+    plt.close("all")
+
+
+def test_reliability_of_an_oracle_and_a_boaster():
+    label = np.arange(70) % 7
+    _, ax = plot_reliability(np.eye(7)[label], label, name="oracle")
+    plot_reliability(np.eye(7)[(label + (label > 3)) % 7], label, ax, name="boaster")
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == ["oracle: error 0.000", "boaster: error 0.429"]
     plt.close("all")
 
 

@@ -44,6 +44,13 @@ def test_bags_are_led_by_differences(forests, lists):
         np.testing.assert_allclose(found.lattice[number], expected, rtol=1e-6)
 
 
+def test_forests_of_systems_alone(forests, lists):
+    alone = RadialForests(forests.system, {}, {})
+    found, pooled = alone.read(lists), alone.pool(lists, np.arange(len(lists)) % 2)
+    np.testing.assert_array_equal(found.system, forests.read(lists).system)
+    assert (found.space_group == -1).all() and np.isnan(pooled.lattice).all()
+
+
 def test_space_group_and_lattice_of_another_system(forests, lists):
     other = 1 - forests.read(lists).system.astype(int)
     found = forests.read(lists, other)

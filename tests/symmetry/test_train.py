@@ -66,6 +66,13 @@ def test_systems_are_balanced(small_library, structures):
     assert share == pytest.approx(0.5, abs=0.05)
 
 
+def test_some_bags_are_of_one_axis(small_library, structures):
+    lists = ListSet.read(small_library, progress=False)
+    stream = BagStream(lists, Labels.of(CrystalTable(structures)), replace(SHORT, one_axis=0.4))
+    axes = [len(set(lists.axis[stream._rows(stream.of_material[3])])) for _ in range(400)]
+    assert 0.3 < np.mean(np.array(axes) == 1) < 0.7
+
+
 def test_forests_are_trained(small_library, structures, tmp_path):
     config = ForestConfig(split="paper", system_leaves=20, group_leaves=10, lattice_leaves=20)
     path = train_forests(small_library, structures, tmp_path, config, jobs=1)
@@ -90,8 +97,11 @@ def test_from_the_command_line(small_library, structures, tmp_path, capsys):
     assert (tmp_path / "peakset.safetensors").exists()
     name = str(tmp_path / "peakset.safetensors")
     evaluated = ["evaluate", "symmetry", *common[:4], "--model", name, "--split", "paper"]
-    assert cli.main(evaluated) == 0
-    assert "| 20 % spurious spots |" in capsys.readouterr().out
+    figure = tmp_path / "reliability.png"
+    assert cli.main([*evaluated, "--figure", str(figure)]) == 0
+    printed = capsys.readouterr().out
+    assert "| 20 % spurious spots |" in printed and "| paper | its split | zones |" in printed
+    assert figure.stat().st_size > 5000
     assert cli.main([*evaluated[:-1], "strict"]) == 1
     assert "were seen in training" in capsys.readouterr().err
     _, metadata = weights.load(name)
