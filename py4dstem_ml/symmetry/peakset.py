@@ -52,7 +52,11 @@ class PeakSetReader:
         return self.network.metadata
 
     def read(
-        self, lists: BraggLists, system: npt.NDArray[np.int64] | None = None
+        self,
+        lists: BraggLists,
+        system: npt.NDArray[np.int64] | None = None,
+        *,
+        system_only: bool = False,
     ) -> CrystalPrediction:
         """Read each list by itself.
 
@@ -62,6 +66,8 @@ class PeakSetReader:
             Without their direct beams, each with a peak or more.
         system : ndarray of int, shape (n,), optional
             Whose space groups and lattices to give; None: those of the likeliest.
+        system_only : bool
+            Without effect: they cost a network nothing.
         """
         found = CrystalPrediction.nothing(len(lists))
         start = 0

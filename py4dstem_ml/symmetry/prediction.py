@@ -76,8 +76,8 @@ class CrystalPrediction:
             return np.full((n, *shape), np.nan, dtype=np.float32)
 
         return cls(
-            unknown(len(SYSTEMS)), unknown(), unknown(), np.full(n, -1, np.int16), unknown(), unknown(),
-            unknown(3), unknown(3), unknown(), np.zeros(n, bool),
+            unknown(len(SYSTEMS)), unknown(), unknown(), np.full(n, -1, np.int16), unknown(),
+            unknown(), unknown(3), unknown(3), unknown(), np.zeros(n, bool),
         )  # fmt: skip
 
     def take(self, where: npt.NDArray) -> CrystalPrediction:
@@ -99,7 +99,11 @@ class Model(Protocol):
         ...
 
     def read(
-        self, lists: BraggLists, system: npt.NDArray[np.int64] | None = None
+        self,
+        lists: BraggLists,
+        system: npt.NDArray[np.int64] | None = None,
+        *,
+        system_only: bool = False,
     ) -> CrystalPrediction:
         """Read each list by itself; space group and lattice of `system`, or of the likeliest."""
         ...

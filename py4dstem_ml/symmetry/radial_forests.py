@@ -117,7 +117,11 @@ class RadialForests:
         return cls(forests["system"], by_kind["group"], by_kind["lattice"], metadata)
 
     def read(
-        self, lists: BraggLists, system: npt.NDArray[np.int64] | None = None
+        self,
+        lists: BraggLists,
+        system: npt.NDArray[np.int64] | None = None,
+        *,
+        system_only: bool = False,
     ) -> CrystalPrediction:
         """Read each list by itself.
 
@@ -127,13 +131,15 @@ class RadialForests:
             Without their direct beams, each with a peak or more.
         system : ndarray of int, shape (n,), optional
             Whose space groups and lattices to give; None: those of the likeliest.
+        system_only : bool
+            Leave space groups and lattices out: three times as fast.
         """
         found = CrystalPrediction.nothing(len(lists))
         start = 0
         for block in lists.blocks():
             where = slice(start, start + len(block))
             of_block = None if system is None else system[where]
-            found.put(where, self._read(block, of_block))
+            found.put(where, self._read(block, of_block, system_only))
             start += len(block)
         return found
 
@@ -163,7 +169,9 @@ class RadialForests:
             found.lattice_spread[number] = np.median(single.lattice_spread[rows], axis=0)
         return found
 
-    def _read(self, lists: BraggLists, system: npt.NDArray[np.int64] | None) -> CrystalPrediction:
+    def _read(
+        self, lists: BraggLists, system: npt.NDArray[np.int64] | None, system_only: bool
+    ) -> CrystalPrediction:
         x = _features(lists)
         probabilities, votes = self._systems(x)
         found = CrystalPrediction.nothing(len(lists))
@@ -171,7 +179,7 @@ class RadialForests:
         found.confidence, found.difference = top_two(votes)
         found.valid[:] = True
         system = found.system if system is None else system
-        for number in np.unique(system).tolist() if self.group else ():
+        for number in () if system_only or not self.group else np.unique(system).tolist():
             where = np.flatnonzero(system == number)
             self._read_within(x[where], number, found, where)
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from py4DSTEM import BraggVectors, RealSlice
 
     from ..symmetry.lists import BraggLists
+    from ..symmetry.predict import CrystalSystemPredictor
     from ..symmetry.prediction import CrystalPrediction
 
 __all__ = [
@@ -94,11 +95,8 @@ def predict_crystal_system(
     Filter and floor after Gleason et al., PR Materials 8 (2024) 093802. There three of the six
     systems are left out of the map; here all are in it.
     """
-    maps = predict_crystal(
-        braggvectors, model=model, regions=regions, min_peaks=min_peaks,
-        median_filter=median_filter, min_difference=min_difference, device=device,
-        progress=progress,
-    )  # fmt: skip
+    options = _Options(model, regions, min_peaks, median_filter, min_difference, device, progress)
+    maps = _predicted(braggvectors, options, system_only=True)
     return maps[_SYSTEM]
 
 
@@ -194,27 +192,52 @@ def predict_crystal(
     >>> maps = bragg.predict_crystal()  # doctest: +SKIP
     >>> py4DSTEM.save("maps.h5", bragg)  # doctest: +SKIP
     """
+    options = _Options(model, regions, min_peaks, median_filter, min_difference, device, progress)
+    return _predicted(braggvectors, options)
+
+
+class _Options(NamedTuple):
+    """The arguments of `predict_crystal`."""
+
+    model: Any
+    regions: Any
+    min_peaks: int
+    median_filter: int
+    min_difference: float
+    device: Any
+    progress: bool | None
+
+
+def _predicted(
+    braggvectors: BraggVectors, options: _Options, *, system_only: bool = False
+) -> dict[str, RealSlice]:
     from ..symmetry.predict import CrystalSystemPredictor
 
-    if median_filter < 1 or median_filter % 2 == 0:
-        raise ValueError(f"median_filter must be an odd number, 1 for none, not {median_filter}")
-    predictor = CrystalSystemPredictor(model, device=device, min_peaks=min_peaks)
+    if options.median_filter < 1 or options.median_filter % 2 == 0:
+        raise ValueError(
+            f"median_filter must be an odd number, 1 for none, not {options.median_filter}"
+        )
+    predictor = CrystalSystemPredictor(
+        options.model, device=options.device, min_peaks=options.min_peaks
+    )
     lists = bragg_lists(braggvectors)
     scan = tuple(int(n) for n in braggvectors.Rshape)
-    if regions is None:
-        found = predictor.predict(lists, progress=progress)
-        system, lead = filtered_systems(found, scan, median_filter, min_difference)
-        found = predictor.within(lists, found, system.reshape(-1))
+    if options.regions is None:
+        found = predictor.predict(lists, system_only=system_only, progress=options.progress)
+        system, lead = filtered_systems(found, scan, options.median_filter, options.min_difference)
+        if not system_only:
+            found = predictor.within(lists, found, system.reshape(-1))
     else:
-        found = _by_region(predictor, lists, regions, scan)
-        kept = np.nan_to_num(found.difference) >= min_difference
+        found = _by_region(predictor, lists, options.regions, scan)
+        kept = np.nan_to_num(found.difference) >= options.min_difference
         system = np.where(kept, found.system, -1).astype(np.int16).reshape(scan)
         lead = np.where(kept, found.difference, np.nan).reshape(scan)
-    options = {
-        "min_peaks": min_peaks, "median_filter": median_filter if regions is None else 1,
-        "min_difference": min_difference, "by_region": regions is not None,
-    }  # fmt: skip
-    return _maps(braggvectors, system, lead, found, scan, _parameters(predictor, options))
+    made = _maps(system, lead, found, scan, system_only)
+    parameters = _parameters(predictor, options)
+    maps = {name: _real_slice(name, *parts, parameters) for name, parts in made.items()}
+    for made_map in maps.values():
+        braggvectors.attach(made_map)
+    return maps
 
 
 def bragg_lists(braggvectors: BraggVectors) -> BraggLists:
@@ -312,7 +335,7 @@ def filtered_systems(
 
 
 def _by_region(
-    predictor: Any, lists: BraggLists, regions: Any, scan: tuple[int, ...]
+    predictor: CrystalSystemPredictor, lists: BraggLists, regions: Any, scan: tuple[int, ...]
 ) -> CrystalPrediction:
     """Each position has what all those of its region say together."""
     from ..symmetry.particles import dark_field, find_particles
@@ -339,39 +362,41 @@ def _by_region(
     return found
 
 
-def _parameters(predictor: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _parameters(predictor: CrystalSystemPredictor, options: _Options) -> dict[str, Any]:
     from .. import __version__
     from ..weights import default_name
 
-    name = str(predictor.model or default_name("symmetry"))
-    sha256 = predictor.loaded.metadata.get("sha256")
-    return {"version": __version__, "model": name, "sha256": sha256, **options}
+    by_region = options.regions is not None
+    return {
+        "version": __version__, "model": str(options.model or default_name("symmetry")),
+        "sha256": predictor.loaded.metadata.get("sha256"), "min_peaks": options.min_peaks,
+        "median_filter": 1 if by_region else options.median_filter,
+        "min_difference": options.min_difference, "by_region": by_region,
+    }  # fmt: skip
 
 
 def _maps(
-    braggvectors: BraggVectors, system: npt.NDArray, lead: npt.NDArray,
-    found: CrystalPrediction, scan: tuple[int, ...], parameters: dict[str, Any],
-) -> dict[str, RealSlice]:  # fmt: skip
+    system: npt.NDArray, lead: npt.NDArray, found: CrystalPrediction, scan: tuple[int, ...],
+    system_only: bool,
+) -> dict[str, tuple[npt.NDArray, list[str] | None]]:  # fmt: skip
+    """Arrays by name, and the labels of their slices."""
     from ..symmetry.crystal_classes import SYSTEMS
 
     sureness = np.stack([lead.reshape(-1), found.confidence, found.difference, found.mixed])
-    group = np.stack([found.space_group, found.space_group_confidence]).astype(np.float32)
-    lattice = np.concatenate([found.lattice.T, found.lattice_spread.T])
-    axes = ["a", "b", "c"]
     stacks = {
-        _SYSTEM: (system, None),
         _SURENESS: (sureness, ["lead", "confidence", "difference", "mixed"]),
         _PROBABILITY: (found.probabilities.T, list(SYSTEMS)),
-        _GROUP: (group, ["number", "confidence"]),
-        _LATTICE: (lattice, [*axes, *(f"{axis}_spread" for axis in axes)]),
     }
-    maps = {
-        name: _real_slice(name, values.reshape(-1, *scan) if labels else values, labels, parameters)
-        for name, (values, labels) in stacks.items()
+    if not system_only:
+        group = np.stack([found.space_group, found.space_group_confidence])
+        lattice = np.concatenate([found.lattice.T, found.lattice_spread.T])
+        axes = ["a", "b", "c"]
+        stacks[_GROUP] = (group.astype(np.float32), ["number", "confidence"])
+        stacks[_LATTICE] = (lattice, [*axes, *(f"{axis}_spread" for axis in axes)])
+    shaped = {
+        name: (values.reshape(-1, *scan), labels) for name, (values, labels) in stacks.items()
     }
-    for made in maps.values():
-        braggvectors.attach(made)
-    return maps
+    return {_SYSTEM: (system, None), **shaped}
 
 
 def _real_slice(

@@ -22,7 +22,7 @@ class Reader:
 
     metadata = {"sha256": "0" * 64}  # noqa: RUF012
 
-    def read(self, lists, system=None):
+    def read(self, lists, system=None, *, system_only=False):
         near = np.array([np.hypot(*lists[i][0, :2]) < 0.45 for i in range(len(lists))])
         return self._found(near, system)
 
@@ -119,6 +119,10 @@ def test_maps_of_a_scan():
     assert system.metadata["legend"]["systems"] == list(SYSTEMS)
     parameters = json.loads(system.metadata["aiml"]["parameters"])
     assert parameters["median_filter"] == 1 and parameters["sha256"] == "0" * 64
+    assert set(vectors._branch.keys()) == {
+        "crystal_system", "crystal_confidence", "crystal_probabilities",
+    }  # fmt: skip
+    vectors.predict_crystal()
     assert set(vectors._branch.keys()) >= {"crystal_system", "lattice", "space_group"}
 
 
