@@ -92,6 +92,7 @@ def test_its_links_lead_somewhere():
 
 
 def test_its_weights_are_the_registered_ones():
-    named = set(re.findall(r"`(\w+\.\w+\.v\d+)`", README))
+    named = set(re.findall(r"`(\w+(?:\.\w+)?\.v\d+)`", README))
     assert named == set(weights.list_pretrained())
-    assert f"| `{weights.default_name('disks')}` |" in README
+    for system in cli.SYSTEMS:
+        assert f"| `{weights.default_name(system)}` |" in README

@@ -55,11 +55,11 @@ class ForestConfig:
 
     split: SplitName = "strict"
     only_system: bool = False
-    lists_per_tree: int = 200_000
-    lists_within: int = 50_000
+    lists_per_tree: int = 100_000
+    lists_within: int = 10_000
     system_leaves: int = 8_000
-    group_leaves: int = 700
-    lattice_leaves: int = 1_200
+    group_leaves: int = 450
+    lattice_leaves: int = 1_000
     augmented: float = 0.5
     seed: int = 32
 
