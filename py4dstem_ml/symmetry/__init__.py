@@ -3,6 +3,7 @@
 from ..lazy import lazy_names
 
 _HOMES = {
+    "COLUMNS": "predict",
     "BraggLists": "lists",
     "CrystalPrediction": "prediction",
     "CrystalSystemPredictor": "predict",

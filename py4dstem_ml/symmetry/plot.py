@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -56,7 +56,7 @@ def plot_systems(
     from matplotlib.patches import Patch
 
     fig, ax = figure_and_axes(ax)
-    system = np.asarray(system)
+    system, confidence = _array(system), None if confidence is None else _array(confidence)
     colours = np.array([to_rgb(colour) for colour in COLOURS] + [(0.0, 0.0, 0.0)])
     image = colours[system]
     if confidence is not None:
@@ -242,3 +242,8 @@ def plot_basis(
         xlabel="q, columns (1/Å)", ylabel="q, rows (1/Å)",
     )  # fmt: skip
     return fig, ax
+
+
+def _array(values: Any) -> np.ndarray:
+    """An array, or the one that a RealSlice holds."""
+    return np.asarray(values if isinstance(values, np.ndarray | list) else values.data)

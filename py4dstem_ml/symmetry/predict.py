@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,8 +30,8 @@ COLUMNS = (
     "p_cubic", "p_hexagonal", "p_trigonal", "p_tetragonal", "p_orthorhombic", "p_monoclinic",
     "p_triclinic",
 )  # fmt: skip
-#: 1/Å; some spot of nearly every pattern lies within.
-_NEAR = 1.5
+#: 1/Å; no crystal's peaks are all as far from the direct beam, or all as near.
+_FAR, _NEAR = 4.0, 0.3
 #: Lists that are prepared and read at once.
 _LISTS_AT_ONCE = 4096
 
@@ -46,11 +47,16 @@ def load_model(name_or_path: str | os.PathLike | None = None, device: Any = None
     name_or_path = name_or_path or weights.default_name("symmetry")
     tensors, metadata = weights.load(name_or_path)
     on = pick_device(device)
-    if "calibration" not in metadata:
+    if "calibration" not in metadata and {"peakset", "features"} & set(metadata):
         logger.warning("%s: its training was broken off, it is not calibrated", name_or_path)
     if "peakset" in metadata:
         return PeakSetReader(network_of(tensors, metadata, name_or_path, on))
-    return RadialForests.of(tensors, metadata, name_or_path, on)
+    if "features" in metadata:
+        return RadialForests.of(tensors, metadata, name_or_path, on)
+    raise weights.WeightsError(
+        f"{name_or_path} does not hold a model of crystals; take "
+        f"{weights.default_name('symmetry')!r}, or a file of your own training"
+    )
 
 
 def usable(
@@ -94,25 +100,25 @@ def usable(
 
 
 def refuse_pixels(lists: BraggLists) -> None:
-    """Refuse lists whose nearest diffracted peaks lie where no crystal's do.
+    """Refuse lists whose peaks lie where no crystal's do, and warn of those that hardly can.
 
     Raises
     ------
     ValueError
-        If in most patterns none is within 1.5 1/Å of the direct beam.
+        If the median peak is farther than 4 1/Å from the direct beam.
     """
     q = np.hypot(*np.nan_to_num(lists.peaks[:, :2]).T)
-    diffracted = q > RadialBasis().direct_beam
-    owner = lists.owner[diffracted]
-    nearest = np.full(len(lists), np.inf)
-    np.minimum.at(nearest, owner, q[diffracted])
-    nearest = nearest[np.isfinite(nearest)]
-    if len(nearest) and np.median(nearest) > _NEAR:
+    q = q[q > RadialBasis().direct_beam]
+    if len(q) and np.median(q) > _FAR:
         raise ValueError(
-            f"the peak nearest to the direct beam is {np.median(nearest):.3g} away from it in the "
-            "median pattern: are the peaks in pixels, or in 1/nm, or not centred? They must be in "
-            "1/Å about the direct beam"
+            f"the median peak is {np.median(q):.3g} away from the direct beam: are the peaks in "
+            "pixels, or in 1/nm, or not centred? They must be in 1/Å about the direct beam"
         )
+    if len(q) and np.percentile(q, 95) < _NEAR:
+        logger.warning(
+            "hardly a peak is farther than %.2g 1/Å from the direct beam: is the size of a pixel "
+            "right?", np.percentile(q, 95),
+        )  # fmt: skip
 
 
 class CrystalSystemPredictor:
@@ -193,13 +199,17 @@ class CrystalSystemPredictor:
         return as_columns(self._read(BraggLists.pack([peaks]), progress=False))[0]
 
     def predict(
-        self, lists: BraggLists, *, system_only: bool = False, progress: bool | None = None
+        self,
+        lists: BraggLists | Sequence[npt.ArrayLike],
+        *,
+        system_only: bool = False,
+        progress: bool | None = None,
     ) -> CrystalPrediction:
         """Read many lists, each by itself.
 
         Parameters
         ----------
-        lists : BraggLists
+        lists : BraggLists, or a sequence of arrays (k, 3)
         system_only : bool
             Space groups and lattices may be left out: forests are three times as fast then.
         progress : bool, optional
@@ -210,6 +220,7 @@ class CrystalSystemPredictor:
         ValueError
             If the peaks are too far from the direct beam, as those in pixels are.
         """
+        lists = _packed(lists)
         refuse_pixels(lists)
         return self._read(lists, progress, system_only)
 
@@ -252,12 +263,14 @@ class CrystalSystemPredictor:
                 found.put(other[some], read)
         return found
 
-    def aggregate(self, lists: BraggLists, bag: npt.ArrayLike | None = None) -> CrystalPrediction:
+    def aggregate(
+        self, lists: BraggLists | Sequence[npt.ArrayLike], bag: npt.ArrayLike | None = None
+    ) -> CrystalPrediction:
         """Read several lists of one crystal together: one prediction for each bag.
 
         Parameters
         ----------
-        lists : BraggLists
+        lists : BraggLists, or a sequence of arrays (k, 3)
         bag : array_like of int, shape (n,), optional
             Which bag each list is in, from 0; -1: in none. None: all in one.
 
@@ -266,6 +279,7 @@ class CrystalSystemPredictor:
         ValueError
             If `bag` has another length, or the peaks are too far from the direct beam.
         """
+        lists = _packed(lists)
         bag = np.zeros(len(lists), int) if bag is None else np.asarray(bag)
         if bag.shape != (len(lists),):
             raise ValueError(f"bag has shape {bag.shape}, but there are {len(lists)} lists")
@@ -277,6 +291,10 @@ class CrystalSystemPredictor:
             numbers, of_row = np.unique(bag[rows], return_inverse=True)
             found.put(numbers, self.loaded.pool(lists.take(rows), of_row))
         return found
+
+
+def _packed(lists: BraggLists | Sequence[npt.ArrayLike]) -> BraggLists:
+    return lists if isinstance(lists, BraggLists) else BraggLists.pack(lists)
 
 
 def as_columns(found: CrystalPrediction) -> npt.NDArray[np.float32]:

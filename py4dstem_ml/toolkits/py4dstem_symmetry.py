@@ -287,6 +287,8 @@ def _calibrated(q: npt.NDArray, owner: npt.NDArray, calibration: Any) -> npt.NDA
             "the Bragg vectors have no origin: measure it with "
             "bragg.calibration.set_origin(bragg.measure_origin()[:2])"
         )
+    if not calibration.get_Q_pixel_size() > 0:
+        raise ValueError(f"the size of a pixel is {calibration.get_Q_pixel_size()}, not above 0")
     origin = [_each(value, owner) for value in calibration.get_origin()]
     q = q - np.column_stack(np.broadcast_arrays(*origin, q[:, 0])[:2])
     ellipse = calibration.get_ellipse()
@@ -352,6 +354,8 @@ def _by_region(
         raise ValueError("regions must be numbers, 0 for none, or a mask, not " + str(labels.dtype))
     if labels.dtype != bool and labels.min() < 0:
         raise ValueError("regions are numbered from 1, 0 being none: there is a negative one")
+    if not labels.any():
+        _log.warning("there is no region: nothing stands out, or all numbers are 0")
     # Numbers with gaps are fine.
     _, bag = np.unique(np.append(0, labels.astype(np.int64).reshape(-1)), return_inverse=True)
     bag = bag[1:] - 1

@@ -53,6 +53,19 @@ def test_peaks_in_pixels_are_refused(predictor, lists):
     assert predictor(pixels[0])[0] == -1  # mapped one by one they are masked
 
 
+def test_peaks_all_near_are_warned_of(predictor, lists, caplog):
+    with caplog.at_level(logging.WARNING):
+        predictor.predict(BraggLists(lists.peaks * [0.12, 0.12, 1], lists.offsets), progress=False)
+    assert "is the size of a pixel" in caplog.text
+
+
+def test_plain_arrays_are_taken(predictor, lists):
+    arrays = [lists[i] for i in range(len(lists))]
+    one, other = (predictor.predict(each, progress=False) for each in (arrays, lists))
+    np.testing.assert_array_equal(one.probabilities, other.probabilities)
+    assert predictor.aggregate(arrays).valid.tolist() == [True]
+
+
 def test_peaks_beyond_the_basis_are_no_reason_to_refuse(predictor, lists):
     far = _with(lists, *[[*lists[i].tolist(), *([[2.5, 0.1, 1.0]] * 99)] for i in range(20 % 12)])
     assert predictor.predict(far, progress=False).valid.all()
@@ -132,7 +145,7 @@ def test_bad_arguments_and_weights_are_refused(tmp_path, lists):
         CrystalSystemPredictor(min_peaks=0)
     path = tmp_path / "a.safetensors"
     weights.save(path, {"x": torch.zeros(1)}, {})
-    with pytest.raises(WeightsError, match="does not hold"):
+    with pytest.raises(WeightsError, match="does not hold a model of crystals"):
         CrystalSystemPredictor(path)(lists[0])
     with pytest.raises(ValueError, match="has shape"):
         CrystalSystemPredictor(path)(np.zeros((3, 2)))

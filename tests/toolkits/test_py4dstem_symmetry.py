@@ -106,6 +106,14 @@ def test_uncalibrated_vectors_are_refused():
         py4dstem_symmetry.predict_crystal(np.zeros((3, 3)))
 
 
+def test_absurd_pixels_are_refused():
+    vectors = _calibrated(_vectors())
+    for size, message in ((-0.02, "not above 0"), (1.0, "in pixels")):
+        vectors.calibration.set_Q_pixel_size(size)
+        with pytest.raises(ValueError, match=message):
+            vectors.predict_crystal_system()
+
+
 def test_maps_of_a_scan():
     lengths = np.full(SCAN, 0.4)
     lengths[:, 3:] = 0.5
