@@ -208,8 +208,8 @@ def split_by_material(
     dict
         ``"train"``, ``"validation"`` and ``"test"``: indices.
     """
-    by_formula = np.array([_hashed(name) < held_out for name in formula])
-    by_prototype = np.array([_hashed(name) < held_out for name in prototype])
+    by_formula = np.array([name_hash(name) < held_out for name in formula])
+    by_prototype = np.array([name_hash(name) < held_out for name in prototype])
     return {
         "train": np.flatnonzero(~by_formula & ~by_prototype),
         "validation": np.flatnonzero(by_formula & ~by_prototype),
@@ -217,5 +217,6 @@ def split_by_material(
     }
 
 
-def _hashed(name: str) -> float:
+def name_hash(name: str) -> float:
+    """Return a number from 0 to 1 that a name alone decides: what splits follow from."""
     return int.from_bytes(sha256(str(name).encode()).digest()[:4], "big") / 2**32

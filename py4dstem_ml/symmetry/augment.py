@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+#: Peaks of a list that are drawn from.
+PEAKS = 100
 #: Fewest peaks a list is left with, where it had as many.
 _FEWEST = 5
 

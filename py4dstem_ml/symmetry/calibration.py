@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .crystal_classes import SYSTEMS
+from .lists import place_within
 
 if TYPE_CHECKING:
     from ..physics.structures import CrystalTable
@@ -63,8 +64,8 @@ def _few_of_each(
     order = materials[np.argsort(prototype[materials], kind="stable")]
     names = prototype[order]
     starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]]))
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    return np.sort(order[rank < _OF_A_PROTOTYPE])
+    place = place_within(np.diff(np.append(starts, len(order))))
+    return np.sort(order[place < _OF_A_PROTOTYPE])
 
 
 def sharpened(probabilities: npt.NDArray, sharpness: float) -> npt.NDArray[np.float32]:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..physics.structures import CrystalTable
+from ..physics.structures import CrystalTable, name_hash
 from ..progress import progress_bar
 from .crystal_classes import SYSTEMS, lattice_targets
 from .library import LibraryConfig, read_shard
-from .lists import BraggLists
+from .lists import BraggLists, place_within
 from .prediction import MIN_PEAKS
 from .radial_basis import RadialBasis
 
 #: Share of the prototypes, or of the materials, that models are tested on.
 _HELD_OUT = 0.25
-#: Share that the training is watched on and probabilities are calibrated on.
+#: Share that probabilities are calibrated on.
 _VALIDATION = 0.03
 
 #: Zones that are read together, as in the paper.
@@ -63,9 +62,10 @@ def split_materials(
 
     ``"strict"``: a quarter of the prototypes is for the test and 3 % for validation; other
     crystals of the formulas in either are left out, so that no formula and no prototype of the
-    test is ever trained on. ``"paper"``: a quarter of the crystals of each system, whatever else
-    is made of the same atoms or has the same structure. Both follow from hashes of the names, so
-    that they do not change when crystals are added.
+    test is ever trained on. A prototype is what the table writes: the same structure with Wyckoff
+    letters of another setting counts as another. ``"paper"``: a quarter of the crystals, whatever
+    else is made of the same atoms or has the same structure. Both follow from hashes of the names,
+    so that they do not change when crystals are added.
 
     Raises
     ------
@@ -90,9 +90,7 @@ def split_materials(
 
 
 def _hashes(names: Iterable) -> npt.NDArray[np.float64]:
-    """A number from 0 to 1 for each name."""
-    digests = (sha256(str(name).encode()).digest()[:4] for name in names)
-    return np.array([int.from_bytes(digest, "big") / 2**32 for digest in digests])
+    return np.array([name_hash(str(name)) for name in names])
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +157,8 @@ def _read_part(path: Path, wanted: npt.NDArray | None) -> ListSet:
     shard = read_shard(path)
     # The lists of an axis follow each other, for each thickness all tilts.
     starts = np.flatnonzero(np.diff(shard.material, prepend=-1))
-    first = np.repeat(starts, np.diff(np.append(starts, len(shard.material))))
-    axis = (np.arange(len(first)) - first) // shard.lists_per_axis
+    lengths = np.diff(np.append(starts, len(shard.material)))
+    axis = place_within(lengths) // shard.lists_per_axis
     part = ListSet(
         RadialBasis().diffracted(shard.lists),
         shard.material,

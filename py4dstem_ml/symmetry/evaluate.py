@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from .dataset import HeldOutLists, Labels, ListSet, one_a_zone, split_materials
 from .lists import BraggLists
 from .predict import load_model
 from .prediction import MIN_PEAKS, CrystalPrediction, Model
-
-logger = logging.getLogger(__name__)
 
 _ENERGY = 300e3
 _TRICLINIC = SYSTEMS.index("triclinic")

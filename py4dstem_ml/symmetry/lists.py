@@ -83,12 +83,12 @@ class BraggLists:
         indices = np.asarray(indices, dtype=np.int64)
         lengths = np.diff(self.offsets)[indices]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return BraggLists(self.peaks[np.repeat(self.offsets[indices], lengths) + within], offsets)
+        rows = np.repeat(self.offsets[indices], lengths) + place_within(lengths)
+        return BraggLists(self.peaks[rows], offsets)
 
     def padded(self, spots: int) -> npt.NDArray[np.float32]:
         """Return the first peaks of each list, shape (n, spots, 3), zeros where there are none."""
-        rank = np.arange(len(self.peaks)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+        rank = place_within(np.diff(self.offsets))
         first = rank < spots
         out = np.zeros((len(self), spots, 3), dtype=np.float32)
         out[self.owner[first], rank[first]] = self.peaks[first]
@@ -115,3 +115,15 @@ def normalised(lists: BraggLists) -> BraggLists:
     peaks = lists.peaks.copy()
     peaks[:, 2] /= np.where(total > 0, total, 1.0)[lists.owner]
     return BraggLists(peaks, lists.offsets)
+
+
+def place_within(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Count from 0 within each of several groups that follow each other.
+
+    Examples
+    --------
+    >>> place_within(np.array([2, 0, 3])).tolist()
+    [0, 1, 0, 1, 2]
+    """
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,8 @@ import torch
 from ..compute import mixed_precision
 from .calibration import sharpened
 from .crystal_classes import SYSTEM_OF_GROUP
-from .lists import BraggLists
-from .network import PeakSetNet, Reading, load_network
+from .lists import BraggLists, place_within
+from .network import PeakSetNet, Reading
 from .prediction import CrystalPrediction, top_two
 
 #: Lists that go through the network together.
@@ -33,18 +32,11 @@ class PeakSetReader:
 
     Examples
     --------
-    >>> reader = PeakSetReader.load("peakset.v1")  # doctest: +SKIP
+    >>> reader = PeakSetReader(load_network("peakset.v1"))  # doctest: +SKIP
     >>> reader.read(lists).system  # doctest: +SKIP
     """
 
     network: PeakSetNet
-
-    @classmethod
-    def load(
-        cls, name_or_path: str | os.PathLike, device: torch.device | str = "cpu"
-    ) -> PeakSetReader:
-        """Read weights by name or path; see `load_network`."""
-        return cls(load_network(name_or_path, device))
 
     @property
     def metadata(self) -> dict:
@@ -92,7 +84,7 @@ class PeakSetReader:
             rows = order[starts[first] : starts[last]]
             embedded, spectrum = self._embed(lists.take(rows))
             place = part[rows] - first
-            rank = np.arange(len(rows)) - (starts[first:last] - starts[first])[place]
+            rank = place_within(np.diff(starts[first : last + 1]))
             index = torch.zeros(last - first, _BAG, dtype=torch.int64)
             present = torch.zeros(last - first, _BAG)
             index[place, rank], present[place, rank] = torch.arange(len(rows)), 1.0

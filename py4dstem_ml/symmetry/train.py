@@ -22,7 +22,7 @@ from torch import nn
 from ..compute import mixed_precision, pick_device
 from ..physics.structures import cached_table
 from ..training import Run
-from .augment import Augmentation, AugmentConfig
+from .augment import PEAKS, Augmentation, AugmentConfig
 from .calibration import calibrate
 from .crystal_classes import SYSTEMS
 from .dataset import Labels, ListSet, SplitName, split_materials
@@ -31,8 +31,6 @@ from .peakset import PeakSetReader
 
 logger = logging.getLogger(__name__)
 
-#: Peaks of a list that the augmentation draws from.
-_PEAKS = 100
 #: Weights of the losses of space group, lattice and second grain beside that of the system.
 _GROUP, _LATTICE, _MIXED = 0.4, 0.3, 0.1
 
@@ -120,7 +118,7 @@ class BagStream:
     def _batch(self, drawn: np.ndarray) -> Bags:
         size = self.config.lists
         rows = [self._rows(self.of_material[i]) for i in drawn]
-        peaks = self.lists.lists.take(np.concatenate(rows)).padded(_PEAKS)
+        peaks = self.lists.lists.take(np.concatenate(rows)).padded(PEAKS)
         sizes = self.rng.integers(1, size + 1, len(drawn))
         material = self.materials[drawn]
         return Bags(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from ..physics.structures import cached_table
-from .augment import Augmentation, AugmentConfig
+from .augment import PEAKS, Augmentation, AugmentConfig
 from .calibration import calibrate
 from .crystal_classes import SYSTEMS
 from .dataset import Labels, ListSet, SplitName, split_materials
@@ -28,9 +28,6 @@ from .radial_basis import RadialBasis
 from .radial_forests import RadialForests, forest_features
 
 logger = logging.getLogger(__name__)
-
-#: Peaks of a list that the augmentation draws from.
-_PEAKS = 100
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ def _features(
         distorted = rng.random(len(block)) < config.augmented
         features = forest_features(block)
         if distorted.any():
-            peaks = torch.from_numpy(block.take(np.flatnonzero(distorted)).padded(_PEAKS))
+            peaks = torch.from_numpy(block.take(np.flatnonzero(distorted)).padded(PEAKS))
             peaks = augmentation(peaks[:, None])[0][:, 0]
             features[distorted] = forest_features(_unpadded(peaks.numpy()))
         all_features[start : start + len(block)] = features

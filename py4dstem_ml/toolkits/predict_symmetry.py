@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,6 @@ from .py4dstem_symmetry import predict_crystal
 
 if TYPE_CHECKING:
     from py4DSTEM import BraggVectors
-
-_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
