@@ -68,6 +68,14 @@ _METHODS = (
         )
     ),
     _Method(
+        toolkit="py4DSTEM",
+        module="py4DSTEM.process.diffraction",
+        class_name="Crystal",
+        name="generate_lacbed",
+        implementation="py4dstem_ml.toolkits.py4dstem_lacbed",
+        on_demand=False,
+    ),
+    _Method(
         toolkit="pyxem",
         module="pyxem.signals",
         class_name="Diffraction2D",

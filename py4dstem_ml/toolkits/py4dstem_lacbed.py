@@ -1,0 +1,121 @@
+"""LACBED disks of py4DSTEM's crystals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from py4DSTEM.data import DiffractionSlice
+    from py4DSTEM.process.diffraction import Crystal
+
+#: Half the side of an image, in lattice vectors, where none is given: 9 pixels of 128 a vector.
+_HALF_SIDE = 64 / 9
+
+
+def generate_lacbed(
+    crystal: Crystal,
+    thickness: float | Sequence[float],
+    *,
+    zone_axis_lattice: npt.ArrayLike = (0, 0, 1),
+    accelerating_voltage: float = 200e3,
+    semiangle_mrad: float | None = None,
+    pixels: int = 128,
+    reflections: npt.ArrayLike = ((0, 0, 0),),
+    b_iso: Any = None,
+    absorption: bool = True,
+    layers: int = 0,
+    device: Any = None,
+    progress: bool | None = None,
+) -> dict[tuple[int, int, int], DiffractionSlice]:
+    """Simulate large-angle CBED disks of a zone axis, exactly: all directions take a second or so.
+
+    Parameters
+    ----------
+    crystal : py4DSTEM.process.diffraction.Crystal
+    thickness : float or sequence of float
+        Å.
+    zone_axis_lattice : array_like of int, shape (3,)
+        [uvw] towards the source.
+    accelerating_voltage : float
+        V.
+    semiangle_mrad : float, optional
+        Half the side of the square of directions. None: 7.1 of the zone's shortest reciprocal
+        vectors, about 0.18 / a rad at 200 kV for a cubic crystal along [001].
+    pixels : int
+        Rows and columns of an image.
+    reflections : array_like of int, shape (r, 3)
+        hkl of the disks, normal to the zone; default the bright field.
+    b_iso : float or array_like, shape (n,), optional
+        Isotropic thermal motion B in Å^2, which py4DSTEM's crystal does not hold; default 0.5.
+    absorption : bool
+        Thermal diffuse absorption.
+    layers : int
+        Higher-order Laue zones taken into account.
+    device : str or torch.device, optional
+        None: a GPU if there is one.
+    progress : bool, optional
+        None: a bar in a terminal or a notebook.
+
+    Returns
+    -------
+    dict of (h, k, l) to DiffractionSlice
+        Intensities, the incident beam being 1: (pixels, pixels) for one thickness, else
+        (t, pixels, pixels) with the thicknesses as labels; calibrated in 1/Å.
+
+    Raises
+    ------
+    ValueError
+        If the zone is none, a reflection is not normal to it, or a number is out of range.
+
+    Examples
+    --------
+    >>> from py4DSTEM.process.diffraction import Crystal
+    >>> import py4dstem_ml
+    >>> gold = Crystal([[0, 0, 0], [0, .5, .5], [.5, 0, .5], [.5, .5, 0]], 79, 4.08)
+    >>> disks = gold.generate_lacbed(500, pixels=32, reflections=[(0, 0, 0), (2, 0, 0)])
+    >>> disks[2, 0, 0].shape
+    (32, 32)
+
+    See Also
+    --------
+    py4dstem_ml.physics.lacbed.lacbed
+    """
+    from ..compute import pick_device
+    from ..physics.electrons import wavelength
+    from ..physics.lacbed import Zone, lacbed
+    from .py4dstem import crystal_from_py4dstem
+
+    ours = crystal_from_py4dstem(crystal, b_iso)
+    if semiangle_mrad is None:
+        vectors = Zone.of(ours, zone_axis_lattice).vectors
+        half_width = _HALF_SIDE * float(np.linalg.norm(vectors[0]))
+    else:
+        half_width = 1e-3 * semiangle_mrad / wavelength(accelerating_voltage)
+    disks = lacbed(
+        ours, zone_axis_lattice, accelerating_voltage, np.atleast_1d(thickness).tolist(),
+        half_width=half_width, pixels=pixels, reflections=reflections, absorption=absorption,
+        layers=layers, device=pick_device(device), progress=progress,
+    )  # fmt: skip
+    series = None if np.ndim(thickness) == 0 else [f"{t:g}" for t in disks.thicknesses]
+    images = disks.images.numpy()
+    return {
+        tuple(hkl): _slice(images[:, number], hkl, disks.pixel_size, series)
+        for number, hkl in enumerate(disks.hkl.tolist())
+    }
+
+
+def _slice(
+    images: npt.NDArray[np.float32], hkl: list[int], pixel_size: float, labels: list[str] | None
+) -> DiffractionSlice:
+    from py4DSTEM.data import DiffractionSlice
+
+    data = images[0] if labels is None else images.copy()
+    name = "lacbed " + " ".join(map(str, hkl))
+    found = DiffractionSlice(data, name=name, slicelabels=labels)
+    found.calibration.set_Q_pixel_size(pixel_size)
+    found.calibration.set_Q_pixel_units("A^-1")
+    return found

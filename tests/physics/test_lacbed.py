@@ -1,0 +1,148 @@
+"""LACBED disks against the engine that takes one direction at a time, and against symmetry."""
+
+import numpy as np
+import pytest
+import torch
+
+from py4dstem_ml.physics import lacbed as module
+from py4dstem_ml.physics.bloch import Beams, diffract, reflections
+from py4dstem_ml.physics.crystal import Crystal
+from py4dstem_ml.physics.lacbed import Zone, lacbed
+
+FCC = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+SILICON = Crystal.cubic(5.431, [14] * 8, np.concatenate([FCC, FCC + 0.25]))
+#: No inversion centre, and none in projection along [110].
+GAAS = Crystal.cubic(5.653, [31] * 4 + [33] * 4, np.concatenate([FCC, FCC + 0.25]))
+OLIVINE = Crystal(
+    np.diag([4.75, 6.1, 5.2]), [12, 14, 8], [[0, 0, 0], [0.4, 0.1, 0.2], [0.1, 0.7, 0.3]]
+)
+THICKNESSES = [300.0, 1000.0]
+
+
+def one_by_one(crystal, disks, pixel, q_max, layers=0, absorption=False):
+    """Intensities (t, r) at a pixel, from all beams about the zone axis."""
+    step = np.array(pixel) - 0.5 * (disks.images.shape[-1] - 1)
+    k = step * disks.pixel_size
+    hkl = reflections(crystal, q_max + 0.5)
+    g = hkl @ crystal.reciprocal.numpy() @ disks.orientation
+    spacing = min((abs(z) for z in g[:, 2] if abs(z) > 1e-6), default=np.inf)
+    layer = np.rint(g[:, 2] / spacing)
+    kept = (np.linalg.norm(k + g[:, :2], axis=1) <= q_max) & (layer >= 0) & (layer <= layers)
+    beams = Beams(hkl[kept], torch.from_numpy(g[kept]))
+    wave = diffract(
+        crystal, beams, 200e3, disks.thicknesses, incidence=torch.from_numpy(k[None]),
+        absorption=absorption, dtype=torch.complex128,
+    )  # fmt: skip
+    rows = [int(np.flatnonzero((beams.hkl == one).all(1))[0]) for one in disks.hkl]
+    return wave[:, rows, 0].abs().square().numpy()
+
+
+@pytest.mark.parametrize(
+    ("crystal", "zone", "looked_at", "q_max"),
+    [
+        (SILICON, (0, 0, 1), [(0, 0, 0), (2, 2, 0), (4, 0, 0)], 1.6),
+        (GAAS, (0, 0, 1), [(0, 0, 0), (2, 0, 0)], 1.4),
+        (OLIVINE, (0, 0, 1), [(0, 0, 0), (0, 1, 0), (-2, 1, 0)], 1.2),
+    ],
+)
+@pytest.mark.parametrize("absorption", [False, True])
+def test_all_directions_are_as_each_by_itself(crystal, zone, looked_at, q_max, absorption):
+    side = np.linalg.norm(Zone.of(crystal, zone).vectors[0])
+    disks = lacbed(
+        crystal, zone, 200e3, THICKNESSES, half_width=8 * side / 5, pixels=16,
+        reflections=looked_at, q_max=q_max, absorption=absorption, dtype=torch.float64,
+    )  # fmt: skip
+    q_max = max(q_max, 8 * side / 5 * 2**0.5 + side * 4)
+    # There couplings are divided by the normal component of the incident wave, here by those of
+    # both beams; where splines lie between, they are the larger error.
+    tolerance = 0.02 if crystal is OLIVINE else 4e-3
+    for pixel in ((8, 8), (3, 12), (10, 6)):
+        expected = one_by_one(crystal, disks, pixel, q_max, absorption=absorption)
+        found = disks.images[:, :, pixel[0], pixel[1]]
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+def test_higher_layers():
+    disks = lacbed(
+        SILICON, (0, 0, 1), 200e3, [200.0, 800.0], half_width=4 / 9 / 5.431, pixels=8, q_max=3.9,
+        layers=1, absorption=False,
+    )  # fmt: skip
+    flat = lacbed(
+        SILICON, (0, 0, 1), 200e3, [200.0, 800.0], half_width=4 / 9 / 5.431, pixels=8, q_max=3.9,
+        absorption=False,
+    )  # fmt: skip
+    for pixel in ((3, 3), (1, 6)):
+        expected = one_by_one(SILICON, disks, pixel, 3.9, layers=1)
+        np.testing.assert_allclose(disks.images[:, :, pixel[0], pixel[1]], expected, atol=5e-3)
+    assert (disks.images - flat.images).abs().max() > 0.01
+
+
+def test_zones_whose_vectors_are_not_square_are_interpolated():
+    disks = lacbed(GAAS, (1, 1, 0), 200e3, [300.0], half_width=0.5, pixels=40, q_max=1.6)
+    assert disks.images.shape == (1, 1, 40, 40)
+    for pixel in ((20, 20), (7, 31)):
+        expected = one_by_one(GAAS, disks, pixel, 1.6, absorption=True)
+        np.testing.assert_allclose(
+            disks.images[0, 0, pixel[0], pixel[1]], expected[0, 0], atol=0.03
+        )
+
+
+def test_symmetry_saves_work_and_changes_nothing(monkeypatch):
+    options = {"half_width": 6 / 5 / 5.653, "pixels": 12, "reflections": [(0, 0, 0), (2, 2, 0)]}
+    solved = []
+    solve = module._Solver.intensities
+    monkeypatch.setattr(
+        module._Solver, "intensities", lambda *args: solved.append(1) or solve(*args)
+    )
+    with_all = lacbed(GAAS, (0, 0, 1), 200e3, THICKNESSES, q_max=1.5, **options).images
+    few = len(solved)
+    monkeypatch.setattr(module, "_operations", lambda *_: [np.eye(3, dtype=np.int64)])
+    without = lacbed(GAAS, (0, 0, 1), 200e3, THICKNESSES, q_max=1.5, **options).images
+    assert few < 0.25 * (len(solved) - few)
+    np.testing.assert_allclose(with_all, without, atol=2e-4)
+
+
+def test_bright_field_of_silicon_has_its_zones_symmetry():
+    image = lacbed(SILICON, (0, 0, 1), 200e3, [500.0], half_width=0.6, pixels=30, q_max=1.5).images
+    image = image[0, 0]
+    assert image.std() > 0.05
+    for other in (image.T, image.flip(0), image.rot90()):
+        np.testing.assert_allclose(image, other, atol=1e-5)
+
+
+def test_nothing_is_lost_without_absorption():
+    gold = Crystal.cubic(4.08, [79] * 4, FCC)
+    hkl = [(h, k, 0) for h in range(-10, 11, 2) for k in range(-10, 11, 2)]
+    disks = lacbed(
+        gold, (0, 0, 1), 200e3, [0.0, 400.0], half_width=0.2, pixels=6, reflections=hkl, q_max=1.5,
+        absorption=False,
+    )  # fmt: skip
+    total = disks.images.sum(1)  # what is beyond the listed beams is little
+    assert total.max() < 1 + 1e-5 and total.min() > 0.999
+    np.testing.assert_allclose(disks.images[0, hkl.index((0, 0, 0))], 1.0, atol=1e-5)
+
+
+def test_few_beams_are_those_that_matter():
+    options = {"half_width": 0.4, "pixels": 20, "absorption": False}
+    every = lacbed(SILICON, (0, 0, 1), 200e3, [500.0], q_max=4.0, **options)
+    some = lacbed(SILICON, (0, 0, 1), 200e3, [500.0], q_max=4.0, max_beams=120, **options)
+    assert some.beams == 120 < every.beams
+    assert np.corrcoef(some.images.ravel(), every.images.ravel())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"zone": (0, 0, 0)}, "not all of them zero"),
+        ({"zone": (0, 0.5, 1)}, "three whole numbers"),
+        ({"reflections": [(1, 1, 1)]}, "normal to the zone"),
+        ({"thicknesses": [-5.0]}, "not negative"),
+        ({"half_width": 0.0}, "above 0"),
+        ({"max_beams": 3}, "max_beams"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    given = {"zone": (0, 0, 1), "thicknesses": [100.0], "half_width": 0.5, "pixels": 8, **change}
+    zone, thicknesses = given.pop("zone"), given.pop("thicknesses")
+    with pytest.raises(ValueError, match=message):
+        lacbed(SILICON, zone, 200e3, thicknesses, **given)
