@@ -4,16 +4,18 @@ A wave incident along k + h, with h of the reciprocal lattice, passes through th
 the wave along k. One diagonalisation for a direction in the projected Brillouin zone thus holds
 the patterns at all directions that differ from it by a lattice vector: a LACBED disk 14 lattice
 vectors wide takes one for each 200 pixels. With the zone's symmetry and, where the crystal has an
-inversion centre in projection, real arithmetic, all disks and thicknesses take a second or so.
+inversion centre in projection, real arithmetic, all disks and thicknesses of a small cell take a
+second or so.
 
 The beams' amplitudes are normalised by their flux (Palatinus et al., Acta Cryst. A 71 (2015)
 235), which makes the matrix the same for all directions of incidence, and Hermitian. Absorption
 damps each Bloch wave by its mean (Humphreys, Rep. Prog. Phys. 42 (1979) 1825), and mixes those that
-it damps most.
+are excited.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -29,15 +31,23 @@ from .crystal import Crystal
 from .electrons import wavelength
 from .orientations import laue_operations, zone_axis
 
+logger = logging.getLogger(__name__)
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 #: Structure factors below this share of the strongest join no beams.
 _COUPLED = 1e-6
-#: Phases and symmetries are told from those above this share.
-_CLEAR = 1e-3
-#: Bloch waves that absorption may mix.
-_MIXED = 96
+#: Symmetries are told from those above this share, by phases that agree as well.
+_CLEAR = 1e-4
+#: 1/Å; beams this far beyond the farthest direction count in any case.
+_BEYOND = 0.7
+#: 1/Å; beams of higher layers count within this excitation error of a direction looked at.
+_HOLZ_ERROR = 0.02
+#: Reflections whose phases an operation must keep, and how many each is compared with.
+_COMPARED, _PARTNERS = 400, 30
+#: Amplitude of a beam of incidence in a Bloch wave, or brought there by absorption, that counts.
+_EXCITED = 0.003
 #: Pixels beyond the image's edge that splines lean on.
 _MARGIN = 6
 
@@ -132,9 +142,9 @@ def _lattice_basis(vectors: Ints) -> Ints:
 class _Potential:
     """Elastic and absorptive couplings U_g, U'_g in 1/Å^2 of a zone's reflections.
 
-    ``elastic`` and ``absorptive`` are (2m + 1, 2m + 1, 2n + 1) tables over places -m to m, -n to
-    n; the mean of the elastic part is left out. The origin lies in a centre of inversion where
-    there is one, and both are real then. ``coupled`` spans the places that any coupling reaches.
+    ``elastic`` and ``absorptive`` are tables over places from minus a reach to that reach; the
+    mean of the elastic part is left out. The origin lies in a centre of inversion where there is
+    one, and both are real then. ``coupled`` spans the places that any coupling reaches.
     """
 
     elastic: npt.NDArray
@@ -142,20 +152,21 @@ class _Potential:
     coupled: Ints
 
     @classmethod
-    def of(cls, zone: Zone, m: int, n: int, energy_ev: float, absorption: bool) -> _Potential:
-        shape = (2 * m + 1, 2 * m + 1, 2 * n + 1)
-        middle = np.array([m, m, n])
-        places = np.indices(shape).reshape(3, -1).T - middle
+    def of(cls, zone: Zone, reach: Ints, energy_ev: float, absorption: bool) -> _Potential:
+        """The couplings of places up to ``reach`` (3,)."""
+        shape = tuple(2 * reach + 1)
+        places = np.indices(shape).reshape(3, -1).T - reach
         u = zone.crystal.coupling_coefficients(
             places @ zone.basis, energy_ev, absorption=absorption
         )
         table = u.detach().numpy().reshape(shape)
         opposite = table[::-1, ::-1, ::-1].conj()
         elastic, absorptive = 0.5 * (table + opposite), -0.5j * (table - opposite)
-        elastic[m, m, n] = 0.0
+        elastic[tuple(reach)] = 0.0
         strength = np.abs(elastic).ravel()
-        coupled = _lattice_basis(places[strength > _COUPLED * strength.max()])
-        clear = np.argsort(-strength, kind="stable")[: np.sum(strength > _CLEAR * strength.max())]
+        order = np.argsort(-strength, kind="stable")
+        coupled = _spanned(places[order[: np.sum(strength > _COUPLED * strength.max())]])
+        clear = order[: np.sum(strength > _CLEAR * strength.max())]
         origin = _inversion_centre(places[clear], elastic.ravel()[clear])
         if origin is not None:
             phase = np.exp(2j * pi * (places @ origin)).reshape(shape)
@@ -171,14 +182,17 @@ class _Potential:
     def is_kept_by(self, operation: Ints) -> bool:
         """Whether U_g U_h U_-g-h stay as they are under places -> places @ operation."""
         middle = np.array(self.elastic.shape) // 2
-        strongest = np.argsort(-np.abs(self.elastic), axis=None, kind="stable")[:60]
-        g = np.stack(np.unravel_index(strongest, self.elastic.shape), axis=1) - middle
-        one, two = (part.reshape(-1, 3) for part in np.broadcast_arrays(g[:, None], g[None]))
+        strength = np.abs(self.elastic).ravel()
+        order = np.argsort(-strength, kind="stable")
+        clear = order[: min(_COMPARED, np.sum(strength > _CLEAR * strength.max()))]
+        g = np.stack(np.unravel_index(clear, self.elastic.shape), axis=1) - middle
+        one, two = (x.reshape(-1, 3) for x in np.broadcast_arrays(g[:, None], g[None, :_PARTNERS]))
         before, after = (
             self._at(one @ w) * self._at(two @ w) * self._at(-(one + two) @ w)
             for w in (np.eye(3, dtype=np.int64), operation)
         )
-        return bool(np.abs(after - before).max() <= _CLEAR * np.abs(before).max())
+        least = _CLEAR * np.abs(before).max()
+        return bool((np.abs(after - before) <= 1e-2 * np.abs(before) + least * _CLEAR).all())
 
     def _at(self, places: Ints) -> npt.NDArray:
         """Elastic couplings, zero outside the table."""
@@ -186,6 +200,19 @@ class _Potential:
         inside = (np.abs(places) <= middle).all(1)
         index = np.where(inside[:, None], places, 0) + middle
         return np.where(inside, self.elastic[tuple(index.T)], 0.0)
+
+
+def _spanned(places: Ints) -> Ints:
+    """Rows that span places, the strongest first; all of a plane, or of space, where few do."""
+    basis = _lattice_basis(places[:50]) if len(places) else np.zeros((0, 3), np.int64)
+    if len(basis):
+        share = np.rint(places @ np.linalg.pinv(basis.astype(float))).astype(np.int64)
+        missing = places[(share @ basis != places).any(1)]
+        if len(missing):
+            basis = _lattice_basis(np.concatenate([basis, missing]))
+    if len(basis) >= 2 and not basis[:2, 2].any():
+        return basis
+    return np.eye(3, dtype=np.int64)[: 2 + int(len(places) > 0 and places[:, 2].any())]
 
 
 def _inversion_centre(places: Ints, u: npt.NDArray) -> Floats | None:
@@ -224,29 +251,32 @@ class _Task:
 class _Grid:
     """Directions over a square, in steps that divide the zone's vectors.
 
-    Sample (i, j) lies at (i + 1/2, j + 1/2) times ``vectors / steps``.
+    Sample (i, j) lies at (i + offset, j + offset) times ``vectors / steps``.
     """
 
     vectors: Floats
     steps: Ints
+    offset: float
     samples: Ints
 
     @classmethod
     def covering(cls, vectors: Floats, pixels: int, pixel_size: float) -> _Grid:
-        """The samples of a square of pixels: these themselves where they fit, or no fewer."""
+        """The samples of a square of pixels: these themselves where they fit, or twice as fine."""
         plane = vectors[:2, :2]
         steps = np.ceil(np.linalg.norm(plane, axis=1) / pixel_size - 1e-6).astype(np.int64)
         half_width = 0.5 * pixels * pixel_size
         fitting = np.abs(plane / steps[:, None] - pixel_size * np.eye(2)).max() < 1e-6 * pixel_size
-        if not (fitting and pixels % 2 == 0):
-            half_width += _MARGIN * pixel_size
+        offset = 0.5 if fitting and pixels % 2 == 0 else 0.0
+        if not fitting:
+            steps = 2 * steps
+            half_width += _MARGIN * 0.5 * pixel_size
         inverse = np.linalg.inv(plane / steps[:, None])
         corners = half_width * np.array([[1, 1], [1, -1]]) @ inverse
         reach = np.ceil(np.abs(corners).max(axis=0)).astype(int)
-        samples = np.indices(2 * reach).reshape(2, -1).T - reach
-        grid = cls(vectors, steps, samples)
+        samples = np.indices(2 * reach + 1).reshape(2, -1).T - reach
+        grid = cls(vectors, steps, offset, samples)
         inside = (np.abs(grid.directions) <= half_width * (1 + 1e-9)).all(1)
-        return cls(vectors, steps, samples[inside])
+        return cls(vectors, steps, offset, samples[inside])
 
     def image(self, values: npt.NDArray, pixels: int, pixel_size: float) -> npt.NDArray:
         """Values (..., n) of the samples on the square's pixels, by cubic splines if between."""
@@ -255,23 +285,24 @@ class _Grid:
         table[(..., *(self.samples - low).T)] = values
         axis = (np.arange(pixels) - 0.5 * (pixels - 1)) * pixel_size
         wanted = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
-        place = wanted @ np.linalg.inv(self.vectors[:2, :2]) * self.steps - 0.5 - low
+        place = wanted @ np.linalg.inv(self.vectors[:2, :2]) * self.steps - self.offset - low
         whole = np.rint(place)
         if np.abs(place - whole).max() < 1e-6:
             return table[(..., *np.moveaxis(whole.astype(np.int64), -1, 0))]
         flat = table.reshape(-1, *table.shape[-2:])
         drawn = [map_coordinates(one, np.moveaxis(place, -1, 0), order=3) for one in flat]
-        return np.array(drawn).reshape(*values.shape[:-1], pixels, pixels)
+        images = np.array(drawn).reshape(*values.shape[:-1], pixels, pixels)
+        return images.clip(min=0.0)
 
     @property
     def directions(self) -> Floats:
         """(row, col) in 1/Å of all samples, shape (n, 2)."""
-        return ((self.samples + 0.5) / self.steps) @ self.vectors[:2, :2]
+        return ((self.samples + self.offset) / self.steps) @ self.vectors[:2, :2]
 
     def moved(self, operation: Ints) -> Ints | None:
         """The samples that an operation on places leads to; None: between samples."""
         matrix = operation[:2, :2] / self.steps[:, None] * self.steps
-        offset = 0.5 * matrix.sum(0) - 0.5
+        offset = self.offset * (matrix.sum(0) - 1.0)
         whole = np.rint(matrix), np.rint(offset)
         if np.abs(matrix - whole[0]).max() > 1e-6 or np.abs(offset - whole[1]).max() > 1e-6:
             return None
@@ -284,20 +315,21 @@ class _Grid:
         for operation in operations:
             moved = self.moved(operation)
             if moved is not None:
-                second = moved[:, 1] // c
-                first = (moved[:, 0] - second * b) // a
+                # Homes lie about the zone axis, from -a // 2 and -c // 2.
+                second = (moved[:, 1] + c // 2) // c
+                first = (moved[:, 0] + a // 2 - second * b) // a
                 away = np.column_stack([first * a + second * b, second * c])
-                joined.append((operation, moved - away, away // self.steps))
+                joined.append((operation, moved - away + [a // 2, c // 2], away // self.steps))
         codes = np.array([home[:, 1] * a + home[:, 0] for _, home, _ in joined])
         best, code = codes.argmin(axis=0), codes.min(axis=0)
         away = np.array([away for _, _, away in joined])[best, np.arange(len(best))]
         exits = np.array([looked_at @ operation for operation, _, _ in joined])
         order = np.argsort(code, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(code[order])) + 1):
-            home = np.array([code[rows[0]] % a, code[rows[0]] // a])
+            home = np.array([code[rows[0]] % a - a // 2, code[rows[0]] // a - c // 2])
             incident = np.column_stack([away[rows], np.zeros_like(rows)])
             yield _Task(
-                direction=((home + 0.5) / self.steps) @ self.vectors[:2, :2],
+                direction=((home + self.offset) / self.steps) @ self.vectors[:2, :2],
                 samples=rows,
                 incident=incident,
                 exits=incident[:, None] + exits[best[rows]],
@@ -319,15 +351,16 @@ class _Solver:
 
     def intensities(self, task: _Task, thickness: torch.Tensor) -> tuple[npt.NDArray, int]:
         """Intensities of a task's samples, shape (t, r, n), and the number of beams."""
+        thickness = thickness.to(self.device)
         beams, level, normal = self._beams(task)
         matrix = self._matrix(self.potential.elastic, beams, normal)
         matrix.diagonal().add_(torch.from_numpy(level).to(matrix))
         values, vectors = torch.linalg.eigh(matrix)
-        values, left, right = self._absorbed(values, vectors, beams, normal)
+        values, left, right = self._absorbed(values, vectors, beams, normal, task)
         turns = values.real.double()[:, None] * thickness
         turns = 2.0 * pi * (turns - turns.round())
         decay = torch.exp(-2.0 * pi * values.imag.double()[:, None] * thickness)
-        phases = torch.polar(decay, turns).to(self.device, self.dtype.to_complex())
+        phases = torch.polar(decay, turns).to(self.dtype.to_complex())
         number = _numbers(beams)
         entered = right.mT[number(task.incident)]
         out = []
@@ -338,29 +371,41 @@ class _Solver:
 
     def _beams(self, task: _Task) -> tuple[Ints, Floats, Floats]:
         """Places, levels k_n - K + g_n and normal components k_n of a direction's beams."""
-        wanted = np.unique(np.concatenate([task.incident, task.exits.reshape(-1, 3)]), axis=0)
+        incident = np.unique(task.incident, axis=0)
+        wanted = np.unique(np.concatenate([incident, task.exits.reshape(-1, 3)]), axis=0)
+        if len(wanted) > self.max_beams:
+            raise ValueError(
+                f"{len(wanted)} beams are incident or looked at: max_beams must be larger, or "
+                "half_width smaller"
+            )
         places = np.unique(np.concatenate([self.candidates, wanted]), axis=0)
         g = places @ self.zone.vectors
         across = np.linalg.norm(task.direction + g[:, :2], axis=1)
-        is_wanted = (places[:, None] == wanted[None]).all(2).any(1)
-        kept = (across <= self.q_max) | is_wanted
-        places, g, across, is_wanted = places[kept], g[kept], across[kept], is_wanted[kept]
+        across = np.minimum(across, self.wave_number)  # beyond are none
         normal = np.sqrt(self.wave_number**2 - across**2)
         level = normal - self.wave_number + g[:, 2]
-        if len(places) > self.max_beams:
-            incident = np.unique(task.incident, axis=0)
-            at = _numbers(places)(incident)
-            gap = np.abs(self.potential.between(self.potential.elastic, places, incident))
-            gap = gap / (2.0 * self.wave_number) + 1e-12
-            strength = (gap / np.hypot(level[:, None] - level[at], gap)).max(axis=1)
-            strength[is_wanted] = np.inf
-            if is_wanted.sum() > self.max_beams:
-                raise ValueError(
-                    f"{is_wanted.sum()} beams are incident or looked at: max_beams must be larger"
-                )
-            kept = np.sort(np.argsort(-strength, kind="stable")[: self.max_beams])
-            places, level, normal = places[kept], level[kept], normal[kept]
+        number = _numbers(places)
+        of_incidence = level[number(incident)]
+        near = (level > of_incidence.min() - _HOLZ_ERROR) & (
+            level < of_incidence.max() + _HOLZ_ERROR
+        )
+        kept = (across <= self.q_max) | ((places[:, 2] > 0) & near)
+        kept[number(wanted)] = True
+        if kept.sum() > self.max_beams:
+            strength = np.where(kept, self._strength(places, level, incident), -1.0)
+            strength[number(wanted)] = np.inf
+            kept[np.argsort(-strength, kind="stable")[self.max_beams :]] = False
+        places, level, normal = places[kept], level[kept], normal[kept]
         return places, level, normal
+
+    def _strength(self, places: Ints, level: Floats, incident: Ints) -> Floats:
+        """How strongly each beam couples to the beam of incidence that it couples to best."""
+        strength = np.zeros(len(places))
+        for beam, at in zip(incident, level[_numbers(places)(incident)], strict=True):
+            gap = np.abs(self.potential.between(self.potential.elastic, places, beam[None])[:, 0])
+            gap = gap / (2.0 * self.wave_number) + 1e-12
+            strength = np.maximum(strength, gap / np.hypot(level - at, gap))
+        return strength
 
     def _matrix(self, table: npt.NDArray, beams: Ints, normal: Floats) -> torch.Tensor:
         couplings = self.potential.between(table, beams, beams)
@@ -369,12 +414,12 @@ class _Solver:
         return torch.from_numpy(scaled).to(self.device, kind)
 
     def _absorbed(
-        self, values: torch.Tensor, vectors: torch.Tensor, beams: Ints, normal: Floats
+        self, values: torch.Tensor, vectors: torch.Tensor, beams: Ints, normal: Floats, task: _Task
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Complex eigenvalues, right and left eigenvectors with the absorptive potential.
 
-        It mixes the Bloch waves that it damps most, those bound to the atoms; for them the matrix
-        is diagonalised again, all others only fade.
+        Among the Bloch waves that a beam of incidence excites, and those that absorption joins with
+        them, the matrix is diagonalised again; the others only fade.
         """
         right = vectors.mH
         if not self.potential.absorptive.any():
@@ -382,7 +427,10 @@ class _Solver:
         absorptive = self._matrix(self.potential.absorptive, beams, normal)
         absorptive = vectors.mH @ (absorptive @ vectors)
         values = torch.complex(values, absorptive.diagonal().real)
-        mixed = torch.topk(values.imag, min(_MIXED, len(values))).indices
+        excited = vectors[_numbers(beams)(task.incident)].abs().amax(0)
+        apart = torch.hypot(values.real[:, None] - values.real, values.imag[:, None])
+        mixing = excited[:, None] * absorptive.abs() / apart.clamp(min=1e-12)
+        mixed = torch.nonzero(torch.maximum(excited, mixing.amax(0)) > _EXCITED)[:, 0]
         among = 1j * absorptive[mixed][:, mixed] + torch.diag(values.real[mixed])
         inner, turned = torch.linalg.eig(among)
         values[mixed] = inner
@@ -445,7 +493,10 @@ def lacbed(
     device: torch.device | str = "cpu",
     progress: bool | None = None,
 ) -> Lacbed:
-    """Return LACBED disks of a zone axis.
+    """Return LACBED disks of a zone axis, the foil normal along it.
+
+    Where the zone's shortest vectors are equal, at right angles, and a whole number of pixels
+    long, every pixel is computed; else it is a cubic spline between directions half a pixel apart.
 
     Parameters
     ----------
@@ -462,19 +513,28 @@ def lacbed(
     reflections : array_like of int, shape (r, 3)
         hkl of the disks, normal to the zone; default the bright field.
     q_max : float
-        1/Å; beams up to this distance from the zone axis. Those of incidence and those looked at
-        are among them in any case.
+        1/Å; beams up to this distance from the zone axis, or 0.7 beyond the farthest direction
+        looked at, and those of higher layers that lie near the Ewald sphere, wherever.
     layers : int
-        Higher-order Laue zones taken into account; 0: the projected potential alone.
+        Higher-order Laue zones taken into account, those that have reflections; 0: the projected
+        potential alone.
     max_beams : int
-        Where there are more, those that couple most strongly to a beam of incidence.
+        Where there are more, those that couple most strongly to a beam of incidence; a warning is
+        logged.
     absorption : bool
-        Thermal diffuse absorption.
+        Thermal diffuse absorption; to first order for Bloch waves that are hardly excited.
     dtype : torch.dtype
         torch.float32 or float64.
     device : torch.device or str
     progress : bool, optional
         None: a bar in a terminal or a notebook.
+
+    Returns
+    -------
+    Lacbed
+        A pixel of every disk is a direction of incidence. Intensities are currents through the
+        foil's face. Of the zone's shortest vectors the first, with the largest h, then k, runs down
+        the rows: a* along [001].
 
     Raises
     ------
@@ -488,33 +548,43 @@ def lacbed(
     >>> disks.images.shape
     torch.Size([1, 1, 16, 16])
     """
+    wave_number = 1.0 / wavelength(energy_ev)
     thickness = torch.as_tensor(thicknesses, dtype=torch.float64).reshape(-1)
     if not bool(((thickness >= 0) & torch.isfinite(thickness)).all()):
         raise ValueError("thicknesses must be finite and not negative (Å)")
-    if not (half_width > 0 and pixels > 0 and layers >= 0):
-        raise ValueError("half_width and pixels must be above 0, and layers not below")
+    if not (0 < half_width < 0.5 * wave_number and pixels > 0 and layers >= 0):
+        raise ValueError(
+            f"half_width must be above 0 and below {0.5 * wave_number:.3g} 1/Å, pixels above 0, "
+            "and layers not below"
+        )
     view = Zone.of(crystal, zone)
-    hkl = np.asarray(reflections, dtype=np.int64).reshape(-1, 3)
+    hkl = np.asarray(reflections, dtype=float).reshape(-1, 3)
+    if not len(hkl) or not np.array_equal(hkl, np.rint(hkl)):
+        raise ValueError("the reflections are rows of whole numbers h, k, l, one at least")
+    hkl = hkl.astype(np.int64)
     looked_at = view.places(hkl)
     if looked_at[:, 2].any():
         raise ValueError("the reflections must be normal to the zone: h u + k v + l w = 0")
     pixel_size = 2.0 * half_width / pixels
     grid = _Grid.covering(view.vectors, pixels, pixel_size)
-    farthest = half_width * 2**0.5 + np.linalg.norm(looked_at @ view.vectors, axis=1).max()
-    q_max = max(q_max, farthest)
-    reach = np.ceil(q_max * np.linalg.norm(np.linalg.inv(view.vectors[:2, :2]), axis=0)).astype(int)
-    m = int(reach.max()) + 2
-    potential = _Potential.of(view, 2 * m, layers, energy_ev, absorption)
+    highest = layers * (_layer_period(view) if layers else 0)
+    corner = np.linalg.norm(grid.directions, axis=1).max()
+    q_max = max(q_max, corner + np.linalg.norm(looked_at @ view.vectors, axis=1).max() + _BEYOND)
+    ring = (corner**2 + 2.0 * wave_number * (highest * view.vectors[2, 2] + _HOLZ_ERROR)) ** 0.5
+    reach = _reach(view, max(q_max, ring) if layers else q_max, highest)
+    potential = _Potential.of(view, 2 * reach, energy_ev, absorption)
+    candidates = _candidates(potential.coupled, reach)
     solver = _Solver(
-        view, potential, 1.0 / wavelength(energy_ev), _candidates(potential.coupled, m, layers),
-        q_max, max_beams, dtype, torch.device(device),
-    )  # fmt: skip
+        view, potential, wave_number, candidates, q_max, max_beams, dtype, torch.device(device)
+    )
     tasks = list(grid.tasks(potential.coupled, _operations(view, potential, layers), looked_at))
     values = np.zeros((len(thickness), len(hkl), len(grid.samples)), dtype=np.float32)
     beams = 0
     for task in progress_bar(tasks, description="LACBED", progress=progress):
         values[:, :, task.samples], count = solver.intensities(task, thickness)
         beams = max(beams, count)
+    if beams == max_beams:
+        logger.warning("only the %d strongest beams of each direction are counted", max_beams)
     images = torch.from_numpy(grid.image(values, pixels, pixel_size))
     return Lacbed(images, hkl, thickness.numpy(), pixel_size, view.orientation, beams)
 
@@ -535,9 +605,24 @@ def _operations(zone: Zone, potential: _Potential, layers: int) -> list[Ints]:
     return found
 
 
-def _candidates(coupled: Ints, m: int, layers: int) -> Ints:
-    """Places up to m in the plane that any coupling reaches, in layers 0 to ``layers``."""
-    shape = (2 * m + 1, 2 * m + 1, layers + 1)
-    places = np.indices(shape).reshape(3, -1).T - [m, m, 0]
+def _layer_period(zone: Zone) -> int:
+    """Every how many layers there are reflections: centred cells leave some empty."""
+    reach = np.array([4, 4, 6])
+    coupled = _Potential.of(zone, reach, 200e3, absorption=False).coupled
+    return int(coupled[2, 2]) if len(coupled) == 3 else 1
+
+
+def _reach(zone: Zone, q: float, layer: int) -> Ints:
+    """How far places go that lie within ``q`` (1/Å) of the zone axis, up to a layer."""
+    plane = np.linalg.inv(zone.vectors[:2, :2])
+    aside = np.abs(layer * zone.vectors[2, :2] @ plane)
+    across = np.ceil(q * np.linalg.norm(plane, axis=0) + aside).astype(np.int64) + 1
+    return np.array([*across, layer])
+
+
+def _candidates(coupled: Ints, reach: Ints) -> Ints:
+    """Places up to ``reach`` that any coupling joins, in layers from 0."""
+    places = np.indices((2 * reach[0] + 1, 2 * reach[1] + 1, reach[2] + 1)).reshape(3, -1).T
+    places = places - [reach[0], reach[1], 0]
     share = np.rint(places @ np.linalg.pinv(coupled.astype(float))).astype(np.int64)
     return places[(share @ coupled == places).all(1)]

@@ -28,10 +28,12 @@ def generate_lacbed(
     b_iso: Any = None,
     absorption: bool = True,
     layers: int = 0,
+    q_max: float = 3.5,
+    max_beams: int = 1000,
     device: Any = None,
     progress: bool | None = None,
 ) -> dict[tuple[int, int, int], DiffractionSlice]:
-    """Simulate large-angle CBED disks of a zone axis, exactly: all directions take a second or so.
+    """Simulate large-angle CBED disks of a zone axis: those of a small cell take a second or so.
 
     Parameters
     ----------
@@ -55,6 +57,8 @@ def generate_lacbed(
         Thermal diffuse absorption.
     layers : int
         Higher-order Laue zones taken into account.
+    q_max, max_beams
+        Which beams count, see `py4dstem_ml.physics.lacbed.lacbed`.
     device : str or torch.device, optional
         None: a GPU if there is one.
     progress : bool, optional
@@ -98,7 +102,8 @@ def generate_lacbed(
     disks = lacbed(
         ours, zone_axis_lattice, accelerating_voltage, np.atleast_1d(thickness).tolist(),
         half_width=half_width, pixels=pixels, reflections=reflections, absorption=absorption,
-        layers=layers, device=pick_device(device), progress=progress,
+        layers=layers, q_max=q_max, max_beams=max_beams, device=pick_device(device),
+        progress=progress,
     )  # fmt: skip
     series = None if np.ndim(thickness) == 0 else [f"{t:g}" for t in disks.thicknesses]
     images = disks.images.numpy()

@@ -13,9 +13,10 @@ FCC = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
 SILICON = Crystal.cubic(5.431, [14] * 8, np.concatenate([FCC, FCC + 0.25]))
 #: No inversion centre, and none in projection along [110].
 GAAS = Crystal.cubic(5.653, [31] * 4 + [33] * 4, np.concatenate([FCC, FCC + 0.25]))
-OLIVINE = Crystal(
-    np.diag([4.75, 6.1, 5.2]), [12, 14, 8], [[0, 0, 0], [0.4, 0.1, 0.2], [0.1, 0.7, 0.3]]
-)
+TRICLINIC = Crystal(
+    [[4.0, 0, 0], [-0.7, 4.6, 0], [0.5, 0.8, 5.0]], [28, 14, 8],
+    [[0, 0, 0], [0.4, 0.1, 0.2], [0.1, 0.7, 0.3]],
+)  # fmt: skip
 THICKNESSES = [300.0, 1000.0]
 
 
@@ -37,29 +38,33 @@ def one_by_one(crystal, disks, pixel, q_max, layers=0, absorption=False):
     return wave[:, rows, 0].abs().square().numpy()
 
 
+@pytest.mark.parametrize("absorption", [False, True])
 @pytest.mark.parametrize(
-    ("crystal", "zone", "looked_at", "q_max"),
+    ("crystal", "zone", "pixels", "looked_at"),
     [
-        (SILICON, (0, 0, 1), [(0, 0, 0), (2, 2, 0), (4, 0, 0)], 1.6),
-        (GAAS, (0, 0, 1), [(0, 0, 0), (2, 0, 0)], 1.4),
-        (OLIVINE, (0, 0, 1), [(0, 0, 0), (0, 1, 0), (-2, 1, 0)], 1.2),
+        (SILICON, (0, 0, 1), 16, [(0, 0, 0), (2, 2, 0), (4, 0, 0)]),
+        (SILICON, (0, 0, 1), 15, [(0, 0, 0), (2, 2, 0)]),
+        (GAAS, (0, 0, 1), 16, [(0, 0, 0), (4, 0, 0), (2, 2, 0)]),
+        (GAAS, (1, 1, 0), 16, [(0, 0, 0), (1, -1, 1), (1, -1, -1)]),
+        (GAAS, (1, 1, 1), 16, [(0, 0, 0), (2, -2, 0), (0, 2, -2)]),
+        (TRICLINIC, (0, 0, 1), 16, [(0, 0, 0), (0, 1, 0), (-2, 1, 0)]),
     ],
 )
-@pytest.mark.parametrize("absorption", [False, True])
-def test_all_directions_are_as_each_by_itself(crystal, zone, looked_at, q_max, absorption):
+def test_all_directions_are_as_each_by_itself(crystal, zone, pixels, looked_at, absorption):
     side = np.linalg.norm(Zone.of(crystal, zone).vectors[0])
     disks = lacbed(
-        crystal, zone, 200e3, THICKNESSES, half_width=8 * side / 5, pixels=16,
-        reflections=looked_at, q_max=q_max, absorption=absorption, dtype=torch.float64,
+        crystal, zone, 200e3, THICKNESSES, half_width=pixels / 2 * side / 9, pixels=pixels,
+        reflections=looked_at, q_max=2.2, absorption=absorption, dtype=torch.float64,
     )  # fmt: skip
-    q_max = max(q_max, 8 * side / 5 * 2**0.5 + side * 4)
     # There couplings are divided by the normal component of the incident wave, here by those of
     # both beams; where splines lie between, they are the larger error.
-    tolerance = 0.02 if crystal is OLIVINE else 4e-3
+    tolerance = 4e-3 if zone == (0, 0, 1) and crystal is not TRICLINIC else 0.015
     for pixel in ((8, 8), (3, 12), (10, 6)):
-        expected = one_by_one(crystal, disks, pixel, q_max, absorption=absorption)
+        expected = one_by_one(crystal, disks, pixel, 2.2, absorption=absorption)
         found = disks.images[:, :, pixel[0], pixel[1]]
         np.testing.assert_allclose(found, expected, atol=tolerance)
+    weakest = disks.images.amax((2, 3)).min()
+    assert weakest > 2 * tolerance  # all disks have something to show
 
 
 def test_higher_layers():
@@ -73,14 +78,51 @@ def test_higher_layers():
     assert (disks.images - flat.images).abs().max() > 0.01
 
 
-def test_zones_whose_vectors_are_not_square_are_interpolated():
-    disks = lacbed(GAAS, (1, 1, 0), 200e3, [300.0], half_width=0.5, pixels=40, q_max=1.6)
-    assert disks.images.shape == (1, 1, 40, 40)
-    for pixel in ((20, 20), (7, 31)):
-        expected = one_by_one(GAAS, disks, pixel, 1.6, absorption=True)
-        np.testing.assert_allclose(
-            disks.images[0, 0, pixel[0], pixel[1]], expected[0, 0], atol=0.03
-        )
+def test_layers_are_counted_where_there_are_reflections():
+    # Along [110] every other layer of a face-centred cell is empty.
+    options = {"half_width": 0.15, "pixels": 4, "q_max": 1.2, "absorption": False}
+    zone = Zone.of(SILICON, (1, 1, 0))
+    assert (
+        module._layer_period(zone) == 2 and module._layer_period(Zone.of(SILICON, (0, 0, 1))) == 1
+    )
+    with_one = lacbed(SILICON, (1, 1, 0), 200e3, [800.0], layers=1, max_beams=500, **options)
+    without = lacbed(SILICON, (1, 1, 0), 200e3, [800.0], **options)
+    assert with_one.beams > without.beams and (with_one.images != without.images).any()
+
+
+def test_a_supercell_changes_nothing():
+    gold = Crystal.cubic(4.08, [79] * 4, FCC)
+    shifts = np.array([[i, j, 0] for i in range(2) for j in range(2)])
+    large = Crystal(
+        np.diag([8.16, 8.16, 4.08]), [79] * 16,
+        ((FCC[:, None] + shifts) / [2, 2, 1]).reshape(-1, 3),
+    )  # fmt: skip
+    options = {"half_width": 64 / 9 / 4.08, "pixels": 16, "q_max": 2.0}
+    one = lacbed(gold, (0, 0, 1), 200e3, [400.0], reflections=[(0, 0, 0), (2, 0, 0)], **options)
+    two = lacbed(large, (0, 0, 1), 200e3, [400.0], reflections=[(0, 0, 0), (4, 0, 0)], **options)
+    np.testing.assert_allclose(one.images, two.images, atol=1e-3)
+
+
+def test_absorption_mixes_what_is_excited(monkeypatch):
+    gold = Crystal.cubic(4.08, [79] * 4, FCC, b_iso=0.6)
+    options = {"half_width": 4 / 9 / 4.08, "pixels": 8, "q_max": 5.0}
+    some = lacbed(gold, (0, 0, 1), 200e3, [300.0, 1500.0], **options)
+    monkeypatch.setattr(module, "_EXCITED", -1.0)
+    every = lacbed(gold, (0, 0, 1), 200e3, [300.0, 1500.0], **options)
+    np.testing.assert_allclose(some.images, every.images, atol=1e-3)
+    monkeypatch.setattr(module, "_EXCITED", 1.0)
+    none = lacbed(gold, (0, 0, 1), 200e3, [300.0, 1500.0], **options)
+    assert (none.images - every.images).abs().max() > 0.01  # there is something to mix
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    options = {"half_width": 0.4, "pixels": 12}
+    here, there = (
+        lacbed(GAAS, (0, 0, 1), 200e3, THICKNESSES, device=device, **options).images
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(here, there, atol=2e-3)
 
 
 def test_symmetry_saves_work_and_changes_nothing(monkeypatch):
@@ -98,12 +140,13 @@ def test_symmetry_saves_work_and_changes_nothing(monkeypatch):
     np.testing.assert_allclose(with_all, without, atol=2e-4)
 
 
-def test_bright_field_of_silicon_has_its_zones_symmetry():
+def test_bright_field_of_silicon_has_its_zones_symmetry(monkeypatch):
+    monkeypatch.setattr(module, "_operations", lambda *_: [np.eye(3, dtype=np.int64)])
     image = lacbed(SILICON, (0, 0, 1), 200e3, [500.0], half_width=0.6, pixels=30, q_max=1.5).images
     image = image[0, 0]
     assert image.std() > 0.05
     for other in (image.T, image.flip(0), image.rot90()):
-        np.testing.assert_allclose(image, other, atol=1e-5)
+        np.testing.assert_allclose(image, other, atol=2e-3)
 
 
 def test_nothing_is_lost_without_absorption():
@@ -134,6 +177,9 @@ def test_few_beams_are_those_that_matter():
         ({"reflections": [(1, 1, 1)]}, "normal to the zone"),
         ({"thicknesses": [-5.0]}, "not negative"),
         ({"half_width": 0.0}, "above 0"),
+        ({"half_width": 30.0}, "below 19.9"),
+        ({"reflections": [(0.5, 0, 0)]}, "whole numbers"),
+        ({"reflections": []}, "one at least"),
         ({"max_beams": 3}, "max_beams"),
     ],
 )
