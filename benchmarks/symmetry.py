@@ -23,7 +23,7 @@ from py4dstem_ml.symmetry.library import read_shard
 from py4dstem_ml.symmetry.lists import BraggLists
 from py4dstem_ml.symmetry.predict import CrystalSystemPredictor, load_model, usable
 from py4dstem_ml.symmetry.radial_basis import RadialBasis
-from py4dstem_ml.symmetry.radial_forests import RadialForests, forest_features
+from py4dstem_ml.symmetry.radial_forests import FEATURES, RadialForests, radial_features
 from py4dstem_ml.tables import markdown_table
 
 #: Lists in the speed measurements, and for what loops over lists in Python.
@@ -62,7 +62,7 @@ def speed_table(args: argparse.Namespace) -> str:
     lists = lists.take(np.arange(_LISTS) % len(lists))
     few = lists.take(np.arange(_FEW))
     rows = [
-        _row("radial basis, vectorised", lambda: forest_features(lists), len(lists), args.repeats),
+        _row("radial basis, vectorised", lambda: radial_features(lists), len(lists), args.repeats),
         _row("radial basis, a loop over peaks", lambda: _looped(few), len(few), args.repeats),
     ]
     for name in args.model:
@@ -82,7 +82,7 @@ def _model_rows(name: str, lists: BraggLists, args: argparse.Namespace) -> list[
     model = predictor.loaded
     rows = []
     if isinstance(model, RadialForests):
-        x = forest_features(usable(lists)[0])
+        x = FEATURES[model.features](usable(lists)[0])
         rows.append(_row(f"{name}: votes", lambda: model.system.votes(x), len(lists), args.repeats))
     rows.append(
         _row(

@@ -1,18 +1,23 @@
-"""What all training runs share: schedule, average of the weights, checkpoints, and their log."""
+"""What all training runs share: schedule, average of weights, checkpoints, log, prefetching."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from . import weights
+
+T = TypeVar("T")
 
 #: What a resumed run may change.
 _LENGTH = ("steps", "time_limit_s")
@@ -146,6 +151,37 @@ class Run:
         optimizer = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**optimizer, "state": optimizer_state})
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+
+def prefetched(items: Iterable[T], ahead: int = 4) -> Generator[T, None, None]:
+    """Yield items that another thread makes, while these are worked on.
+
+    Each of the two has half of torch's threads meanwhile.
+
+    Parameters
+    ----------
+    items : iterable
+        May be endless; an error of its is raised here.
+    ahead : int
+        Items that wait at most.
+
+    Examples
+    --------
+    >>> list(prefetched(range(3)))
+    [0, 1, 2]
+    """
+    iterator, end = iter(items), object()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, iterator, end) for _ in range(ahead))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, iterator, end))
+                yield item
+        finally:
+            thread.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
 
 
 def _average(

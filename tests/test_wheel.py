@@ -27,7 +27,7 @@ def hook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "py4dstem_ml").mkdir()
     (tmp_path / "py4dstem_ml" / "registry.toml").write_text(f'url = ""\n[weights]\n{ENTRY}')
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "net.v1.safetensors").write_bytes(b"x" * 100)
+    (tmp_path / "weights" / "net.v1.safetensors").write_bytes(bytes(range(100)))
     (tmp_path / "weights" / "net.v1.md").write_text("# card")
     made = module.BundledWeights()
     made.root = str(tmp_path)

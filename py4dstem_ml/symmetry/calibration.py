@@ -36,10 +36,18 @@ def calibrate(
         What it was trained on. It is calibrated on the crystals that were kept for validation:
         neither trained on nor judged by. Where the library has none, the powers are 1.
     """
-    from .dataset import HeldOutLists, Labels, ListSet, one_a_zone, split_materials
+    from .dataset import (
+        HeldOutLists,
+        Labels,
+        ListSet,
+        one_a_zone,
+        prototype_class,
+        split_materials,
+    )
 
     labels = Labels.of(table)
-    kept = _few_of_each(split_materials(table, split)["validation"], table.prototype)
+    classes = np.array([prototype_class(name) for name in table.prototype.tolist()])
+    kept = _few_of_each(split_materials(table, split)["validation"], classes)
     try:
         lists = ListSet.read(library, kept)
     except FileNotFoundError:

@@ -1,12 +1,14 @@
 """Random forests as flat arrays: scikit-learn's own votes, without scikit-learn or pickle.
 
 All trees lie in one row of nodes, each level by level, the two children of a node side by side,
-so that one number says where both are. Every sample walks down all trees together.
+so that one number says where both are. On a GPU every sample walks down all trees together.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,9 +22,12 @@ if TYPE_CHECKING:
 
 #: Marks a leaf in ``feature``.
 _LEAF = -1
-#: Samples times trees that walk down together.
+#: Samples times trees that walk down together on a GPU.
 _WALKERS = 2**20
-_ARRAYS = ("roots", "feature", "threshold", "child", "values")
+#: Samples that are worth a thread.
+_A_THREADS_SHARE = 256
+_WALKED = ("roots", "feature", "threshold", "child")
+_ARRAYS = (*_WALKED, "values")
 #: What is written of them, `child` following from the order of the nodes.
 _STORED = ("roots", "feature", "threshold", "values")
 
@@ -92,6 +97,33 @@ class Forest:
         arrays = {name: torch.from_numpy(np.concatenate(some)) for name, some in parts.items()}
         return cls(**arrays, n_features=n_features, classes=classes)
 
+    @classmethod
+    def joined(cls, forests: Sequence[Forest]) -> Forest:
+        """Return the trees of all: of the same features, each of some of the classes."""
+        classes = tuple(sorted(set().union(*(forest.classes for forest in forests))))
+        parts: dict[str, list[torch.Tensor]] = {name: [] for name in _ARRAYS}
+        nodes = leaves = 0
+        for forest in forests:
+            is_leaf = forest.feature == _LEAF
+            parts["roots"].append(forest.roots + nodes)
+            parts["child"].append(
+                forest.child + torch.where(is_leaf, leaves, nodes).to(torch.int32)
+            )
+            parts["feature"].append(forest.feature)
+            parts["threshold"].append(forest.threshold)
+            parts["values"].append(forest._values_of(classes))
+            nodes, leaves = nodes + len(forest.feature), leaves + len(forest.values)
+        arrays = {name: torch.cat(some) for name, some in parts.items()}
+        return cls(**arrays, n_features=forests[0].n_features, classes=classes)
+
+    def _values_of(self, classes: Sequence[Any]) -> torch.Tensor:
+        """What leaves hold, in the columns of more classes."""
+        if not classes:
+            return self.values
+        wide = self.values.new_zeros(len(self.values), len(classes))
+        wide[:, [classes.index(name) for name in self.classes]] = self.values
+        return wide
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return what `from_tensors` takes: thresholds of inner nodes only, and no child."""
         inner = self.feature != _LEAF
@@ -117,6 +149,8 @@ class Forest:
         if set(tensors) != set(_STORED):
             raise ValueError(f"a forest has the arrays {_STORED}, not {tuple(sorted(tensors))}")
         roots, feature = tensors["roots"], tensors["feature"]
+        if not _is_sound(roots, feature, n_features):
+            raise ValueError("the nodes are not those of binary trees over these features")
         inner = feature != _LEAF
         if inner.sum() != len(tensors["threshold"]) or (~inner).sum() != len(tensors["values"]):
             raise ValueError("a forest's thresholds and values do not fit its nodes")
@@ -156,12 +190,31 @@ class Forest:
                 f"the forest takes {self.n_features} features a sample, not an array of shape "
                 f"{tuple(samples.shape)}"
             )
-        if not bool(torch.isfinite(samples).all()):
+        if not bool(torch.isfinite(samples.sum())):  # one pass; NaN and infinities stay in a sum
             raise ValueError("the features hold NaN or infinite numbers")
-        parts = [self._walk(some) for some in samples.split(max(1, _WALKERS // len(self)))]
-        return torch.cat(parts)
+        if samples.device.type == "cpu":
+            return self._walk_compiled(samples)
+        parts = samples.split(max(1, _WALKERS // len(self)))
+        return torch.cat([self._walk_together(some) for some in parts])
 
-    def _walk(self, samples: torch.Tensor) -> torch.Tensor:
+    def _walk_compiled(self, samples: torch.Tensor) -> torch.Tensor:
+        """Each of torch's threads takes a share of the samples."""
+        from .forest_walk import walk
+
+        x = samples.contiguous().numpy()
+        arrays = [getattr(self, name).numpy() for name in _WALKED]
+        reached = np.empty((len(x), len(self)), dtype=np.int64)
+        threads = min(torch.get_num_threads(), -(-len(x) // _A_THREADS_SHARE))
+        if threads <= 1:
+            walk(x, *arrays, reached)
+            return torch.from_numpy(reached)
+        edges = np.linspace(0, len(x), threads + 1).astype(int)
+        with ThreadPoolExecutor(threads) as pool:
+            shares = itertools.starmap(slice, itertools.pairwise(edges.tolist()))
+            list(pool.map(lambda share: walk(x[share], *arrays, reached[share]), shares))
+        return torch.from_numpy(reached)
+
+    def _walk_together(self, samples: torch.Tensor) -> torch.Tensor:
         n = len(samples)
         node = self.roots.repeat(n)
         start = torch.arange(n, device=node.device).repeat_interleave(len(self)) * samples.shape[1]
@@ -208,6 +261,17 @@ class Forest:
     def predictions(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
         """Return each tree's values, float32, shape (n, trees, k): a regressor's spread."""
         return self.values[self.leaves(x)].float()
+
+
+def _is_sound(roots: torch.Tensor, feature: torch.Tensor, n_features: int) -> bool:
+    """Whether each tree has a leaf more than inner nodes, which ask for features that there are."""
+    ends = torch.cat([roots[1:], torch.tensor([len(feature)])])
+    if not (len(roots) and roots[0] == 0 and bool((ends > roots).all())):
+        return False
+    leaves = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cumsum(feature == _LEAF, 0)])
+    of_tree = leaves[ends] - leaves[roots]
+    known = bool(((feature >= _LEAF) & (feature < n_features)).all())
+    return known and bool((2 * of_tree == ends - roots + 1).all())
 
 
 def _flat(tree: Any, first_node: int, first_leaf: int, classifier: bool) -> dict[str, npt.NDArray]:

@@ -1,9 +1,9 @@
 """The network that reads crystals from peak lists: one list by itself, or several together.
 
-Each list is embedded from its invariants. What it says of system, space group and lattice is read
-from the embedding; what several lists of one crystal say, from their embeddings pooled by
-attention and from their common powder spectrum, whose autocorrelation compares lengths across
-patterns as the invariants do within one.
+Each list is embedded from its invariants and its spectrum. What it says of system, space group
+and lattice is read from the embedding; what several lists of one crystal say, from their
+embeddings pooled by attention and from their common powder spectrum, whose autocorrelation
+compares lengths across patterns as the invariants do within one.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class PeakSetSpec:
     """
 
     invariants: Invariants = Invariants()
-    width: int = 768
+    width: int = 1024
     depth: int = 2
     embedding: int = 384
     heads: int = 4
-    dropout: float = 0.3
+    dropout: float = 0.2
 
 
 SPECS: Mapping[str, PeakSetSpec] = {"peakset": PeakSetSpec()}
@@ -65,7 +65,7 @@ class Reading(NamedTuple):
     spread : torch.Tensor, shape (..., 7, 3)
         log of its mean absolute error.
     mixed : torch.Tensor, shape (...)
-        Logit of a second grain's being in the pattern.
+        Logit of a second grain's being in the pattern; of a bag, of the share of such patterns.
     """
 
     system: torch.Tensor
@@ -126,10 +126,11 @@ class PeakSetNet(nn.Module):
     --------
     >>> network = PeakSetNet(PeakSetSpec(width=32, embedding=16)).eval()
     >>> lists = torch.rand(2, 5, 40, 3)  # two bags of five lists
-    >>> embedded, spectrum = network.embed(lists)
+    >>> features = network.features(lists)
+    >>> embedded = network.embed(features)
     >>> network.read(embedded).system.shape
     torch.Size([2, 5, 7])
-    >>> network.pool(embedded, spectrum, torch.ones(2, 5)).system.shape
+    >>> network.pool(embedded, features, torch.ones(2, 5)).system.shape
     torch.Size([2, 7])
     """
 
@@ -138,7 +139,7 @@ class PeakSetNet(nn.Module):
         self.spec = spec
         self.metadata: dict[str, Any] = {}
         width, size = spec.width, spec.embedding
-        features = spec.invariants.n_features
+        features = spec.invariants.n_features + SPECTRUM_BINS
         self.trunk = nn.Sequential(
             nn.BatchNorm1d(features, eps=1e-4, affine=False), nn.Dropout(0.5 * spec.dropout),
             nn.Linear(features, width), nn.GELU(), nn.Dropout(spec.dropout),
@@ -158,8 +159,8 @@ class PeakSetNet(nn.Module):
             _Residual(width, spec.dropout), nn.LayerNorm(width), _Heads(width),
         )  # fmt: skip
 
-    def embed(self, peaks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return embeddings (..., embedding) and spectra (..., SPECTRUM_BINS) of lists.
+    def features(self, peaks: torch.Tensor) -> torch.Tensor:
+        """Return the invariants of lists, then the roots of their spectra, shape (..., features).
 
         Parameters
         ----------
@@ -169,22 +170,26 @@ class PeakSetNet(nn.Module):
         flat = peaks.reshape(-1, *peaks.shape[-2:])
         # In full precision everywhere, so that all machines see the same.
         with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
-            invariants, spectrum = self.spec.invariants(flat), self.spec.invariants.spectrum(flat)
-        shape = peaks.shape[:-2]
-        return self.trunk(invariants).reshape(*shape, -1), spectrum.reshape(*shape, -1)
+            spectrum = self.spec.invariants.spectrum(flat)
+            features = torch.cat([self.spec.invariants(flat), spectrum.sqrt()], dim=1)
+        return features.reshape(*peaks.shape[:-2], -1)
+
+    def embed(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of lists (..., embedding) from their `features`."""
+        return self.trunk(features.flatten(0, -2)).unflatten(0, features.shape[:-1])
 
     def read(self, embedded: torch.Tensor) -> Reading:
         """Read each list by itself."""
         return self.heads(embedded)
 
     def pool(
-        self, embedded: torch.Tensor, spectrum: torch.Tensor, present: torch.Tensor
+        self, embedded: torch.Tensor, features: torch.Tensor, present: torch.Tensor
     ) -> Reading:
         """Read bags of lists of one crystal each.
 
         Parameters
         ----------
-        embedded, spectrum : torch.Tensor, shape (bags, lists, ...)
+        embedded, features : torch.Tensor, shape (bags, lists, ...)
             See `embed`.
         present : torch.Tensor, shape (bags, lists)
             1 where there is a list, 0 where the bag is smaller.
@@ -195,6 +200,7 @@ class PeakSetNet(nn.Module):
         drawn = torch.einsum("bnh,bnd->bhd", scores, embedded.float()).flatten(1)
         mean = (embedded.float() * present).sum(1) / count
         single = (self.read(embedded).system * present).sum(1) / count.sqrt()
+        spectrum = features[..., -SPECTRUM_BINS:].square()
         parts = [drawn, mean, self.powder(_powder(spectrum, present, count)).float(), single]
         return self.pooled(torch.cat([*parts, count.log()], dim=1))
 

@@ -32,7 +32,7 @@ class PeakSetReader:
 
     Examples
     --------
-    >>> reader = PeakSetReader(load_network("peakset.v1"))  # doctest: +SKIP
+    >>> reader = PeakSetReader(load_network("peakset.v2"))  # doctest: +SKIP
     >>> reader.read(lists).system  # doctest: +SKIP
     """
 
@@ -64,7 +64,7 @@ class PeakSetReader:
         found = CrystalPrediction.nothing(len(lists))
         start = 0
         for block in lists.blocks(_LISTS_AT_ONCE):
-            embedded, _ = self._embed(block)
+            embedded, _ = self._embedded(block)
             where = np.arange(start, start + len(block))
             of_block = None if system is None else system[where]
             reading = self._run(self.network.read, embedded)
@@ -82,22 +82,23 @@ class PeakSetReader:
         for first in range(0, len(owner), step):
             last = min(first + step, len(owner))
             rows = order[starts[first] : starts[last]]
-            embedded, spectrum = self._embed(lists.take(rows))
+            embedded, features = self._embedded(lists.take(rows))
             place = part[rows] - first
             rank = place_within(np.diff(starts[first : last + 1]))
             index = torch.zeros(last - first, _BAG, dtype=torch.int64)
             present = torch.zeros(last - first, _BAG)
             index[place, rank], present[place, rank] = torch.arange(len(rows)), 1.0
             index, present = index.to(embedded.device), present.to(embedded.device)
-            bags = (embedded[index], spectrum[index], present)
+            bags = (embedded[index], features[index], present)
             readings.append(self._run(self.network.pool, *bags))
         joined = Reading(*(torch.cat(values) for values in zip(*readings, strict=True)))
         return self._prediction(_averaged(joined, owner), "pooled")
 
-    def _embed(self, lists: BraggLists) -> tuple[torch.Tensor, torch.Tensor]:
+    def _embedded(self, lists: BraggLists) -> tuple[torch.Tensor, torch.Tensor]:
         peaks = lists.by_intensity().padded(self.network.spec.invariants.spots)
         device = next(self.network.parameters()).device
-        return self._run(self.network.embed, torch.from_numpy(peaks).to(device))
+        features = self._run(self.network.features, torch.from_numpy(peaks).to(device))
+        return self._run(self.network.embed, features), features
 
     def _run(self, function: Callable, *tensors: torch.Tensor) -> Any:
         with torch.inference_mode(), mixed_precision(tensors[0].device):
@@ -121,8 +122,7 @@ class PeakSetReader:
         found.lattice = np.exp(reading.lattice.cpu().numpy()[rows, system])
         spread = _CENTRAL * np.exp(reading.spread.cpu().numpy()[rows, system])
         found.lattice_spread = found.lattice * spread
-        if of == "single":
-            found.mixed = reading.mixed.sigmoid().cpu().numpy()
+        found.mixed = reading.mixed.sigmoid().cpu().numpy()
         return found
 
 
@@ -155,5 +155,5 @@ def _averaged(reading: Reading, owner: torch.Tensor) -> Reading:
 
     return Reading(
         mean(reading.system.exp()).log(), mean(reading.group.exp()).log(), mean(reading.lattice),
-        mean(reading.spread), mean(reading.mixed),
+        mean(reading.spread), mean(reading.mixed.sigmoid()).logit(),
     )  # fmt: skip

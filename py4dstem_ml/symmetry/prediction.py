@@ -36,9 +36,11 @@ class CrystalPrediction:
     space_group_confidence, space_group_difference : ndarray of float32, shape (n,)
         As of the systems, given the system.
     lattice, lattice_spread : ndarray of float32, shape (n, 3)
-        a, b, c of the conventional cell in Å, and half the width of the central 68 %.
+        a, b, c of the conventional cell in Å, see `lattice_targets`, and half the width of the
+        central 68 %.
     mixed : ndarray of float32, shape (n,)
-        Probability that a list is of two crystals; NaN where the model cannot say.
+        Probability that a list is of two crystals, or the share of such lists in a bag; NaN where
+        the model cannot say.
     valid : ndarray of bool, shape (n,)
         False where there was too little to read: all else is -1 or NaN there.
     """

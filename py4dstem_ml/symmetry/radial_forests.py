@@ -1,16 +1,17 @@
-"""The radial-basis forests: one for the crystal system, and for each system one for the space
-group and one for the lattice.
+"""Forests: one for the crystal system, and for each system one for the space group and one for the
+lattice.
 
-After the paper: hard votes give the confidence, mean leaf probabilities the label, medians over
-trees the lattice, sums of difference confidences the system of several patterns.
+They ask for the paper's radial basis, or for the network's invariants, of which its magnitudes are
+a part. After the paper: hard votes give the confidence, mean leaf probabilities the label,
+medians over trees the lattice, sums of difference confidences the system of several patterns.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +21,36 @@ from .. import weights
 from .calibration import sharpened
 from .crystal_classes import SYSTEM_OF_GROUP, SYSTEMS
 from .forest import Forest
+from .invariants import Invariants
 from .lists import BraggLists, normalised
 from .prediction import CrystalPrediction, difference_weighted, top_two
 from .radial_basis import RadialBasis
 
-#: Says how lists become features; weights of another version are refused.
-FEATURES = "radial-basis 41x13 abs arg, intensities of sum 1"
+FeatureName = Literal["radial basis", "invariants"]
 
 
-def forest_features(lists: BraggLists, basis: RadialBasis | None = None) -> npt.NDArray[np.float32]:
+def radial_features(lists: BraggLists) -> npt.NDArray[np.float32]:
     """Return the paper's 1,066 features of lists without their direct beams."""
-    return (basis or RadialBasis()).features(normalised(lists))
+    return RadialBasis().features(normalised(lists))
+
+
+def invariant_features(lists: BraggLists) -> npt.NDArray[np.float32]:
+    """Return what the network starts from, too: nothing of it turns with the pattern."""
+    invariants = Invariants()
+    peaks = lists.by_intensity().padded(invariants.spots)
+    return invariants(torch.from_numpy(peaks)).numpy()
+
+
+#: How lists become features.
+FEATURES: Mapping[FeatureName, Callable[[BraggLists], npt.NDArray[np.float32]]] = {
+    "radial basis": radial_features,
+    "invariants": invariant_features,
+}
+#: What is written of them; weights of another version are refused.
+_VERSIONS: Mapping[FeatureName, str] = {
+    "radial basis": "radial-basis 41x13 abs arg, intensities of sum 1",
+    "invariants": f"invariants 1: {asdict(Invariants())}",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +64,8 @@ class RadialForests:
     group, lattice : mapping of int to Forest
         By system; classes of the former are numbers of space groups. Both empty where only
         systems are read.
+    features : {"invariants", "radial basis"}
+        What they ask for.
     metadata : dict
         ``calibration``: how probabilities are sharpened, for single lists and bags.
 
@@ -56,6 +78,7 @@ class RadialForests:
     system: Forest
     group: Mapping[int, Forest]
     lattice: Mapping[int, Forest]
+    features: FeatureName = "invariants"
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike, metadata: Mapping[str, Any]) -> None:
@@ -64,7 +87,10 @@ class RadialForests:
         for name, forest in self._named():
             tensors |= {f"{name}/{key}": value for key, value in forest.tensors().items()}
             classes[name] = list(forest.classes)
-        known = {"features": FEATURES, "n_features": self.system.n_features, "classes": classes}
+        known = {
+            "features": _VERSIONS[self.features], "n_features": self.system.n_features,
+            "classes": classes,
+        }  # fmt: skip
         weights.save(path, tensors, {**self.metadata, **metadata, **known})
 
     def _named(self) -> list[tuple[str, Forest]]:
@@ -94,10 +120,12 @@ class RadialForests:
         """Build the forests of a file that was read, see `load`."""
         if "features" not in metadata:
             raise weights.WeightsError(f"{name} does not hold forests for Bragg lists")
-        if metadata["features"] != FEATURES:
+        features = {version: kind for kind, version in _VERSIONS.items()}.get(metadata["features"])
+        if features is None:
             raise weights.WeightsError(
-                f"{name} is for other features ({metadata['features']}) than this version "
-                f"of py4dstem_ml computes ({FEATURES}): use weights of the same version"
+                f"{name} is for other features ({metadata['features']}) than this version of "
+                f"py4dstem_ml computes ({'; '.join(_VERSIONS.values())}): use weights of the same "
+                "version"
             )
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
@@ -114,7 +142,7 @@ class RadialForests:
             if part != "system":
                 kind, system = part.split(".")
                 by_kind[kind][SYSTEMS.index(system)] = forest
-        return cls(forests["system"], by_kind["group"], by_kind["lattice"], metadata)
+        return cls(forests["system"], by_kind["group"], by_kind["lattice"], features, metadata)
 
     def read(
         self,
@@ -146,7 +174,7 @@ class RadialForests:
     def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
         """Read bags of lists of one crystal each; ``bag`` says which each list is in."""
         bags = int(bag.max()) + 1
-        votes = [self._systems(_features(block)) for block in lists.blocks()]
+        votes = [self._systems(self._features(block)) for block in lists.blocks()]
         label = np.concatenate([probabilities.argmax(1) for probabilities, _ in votes])
         lead = np.concatenate([top_two(shares)[1] for _, shares in votes])
         shares = difference_weighted(label, lead, bag, bags, len(SYSTEMS))
@@ -172,7 +200,7 @@ class RadialForests:
     def _read(
         self, lists: BraggLists, system: npt.NDArray[np.int64] | None, system_only: bool
     ) -> CrystalPrediction:
-        x = _features(lists)
+        x = self._features(lists)
         probabilities, votes = self._systems(x)
         found = CrystalPrediction.nothing(len(lists))
         found.probabilities = sharpened(probabilities, self._sharpness("single"))
@@ -183,6 +211,9 @@ class RadialForests:
             where = np.flatnonzero(system == number)
             self._read_within(x[where], number, found, where)
         return found
+
+    def _features(self, lists: BraggLists) -> torch.Tensor:
+        return torch.from_numpy(FEATURES[self.features](lists))
 
     def _systems(self, x: torch.Tensor) -> tuple[npt.NDArray, npt.NDArray]:
         """Mean leaf probabilities and shares of votes, (n, 7)."""
@@ -207,10 +238,6 @@ class RadialForests:
         found.lattice[where] = np.median(values, axis=1)
         low, high = np.percentile(values, [16, 84], axis=1)
         found.lattice_spread[where] = (high - low) / 2.0
-
-
-def _features(lists: BraggLists) -> torch.Tensor:
-    return torch.from_numpy(forest_features(lists))
 
 
 def _classified(forest: Forest, x: torch.Tensor) -> tuple[npt.NDArray, npt.NDArray]:

@@ -11,6 +11,7 @@ import logging
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ from torch import nn
 
 from ..compute import mixed_precision, pick_device
 from ..physics.structures import cached_table
-from ..training import Run
+from ..training import Run, prefetched
 from .augment import PEAKS, Augmentation, AugmentConfig
 from .calibration import calibrate
 from .crystal_classes import SYSTEMS
-from .dataset import Labels, ListSet, SplitName, split_materials
+from .dataset import SPLIT_RULES, Labels, ListSet, SplitName, split_materials
 from .network import SPECS, PeakSetNet, Reading, build_network, save_network
 from .peakset import PeakSetReader
 
@@ -50,6 +51,9 @@ class TrainConfig:
     one_axis : float
         Share of the bags whose lists are all of one axis, as those of a grain are; the others are
         of any.
+    resized : float
+        Crystals are drawn larger or smaller, by this standard deviation of the logarithm: a system
+        shows in ratios, not in the sizes of the crystals that there happen to be.
     balance : float
         A system is drawn as often as its number of crystals to this power: 0 is all alike, 1 as
         they are in the table.
@@ -67,10 +71,11 @@ class TrainConfig:
 
     network: str = "peakset"
     split: SplitName = "strict"
-    bags: int = 64
+    bags: int = 96
     lists: int = 12
     one_axis: float = 0.25
-    balance: float = 0.5
+    resized: float = 0.05
+    balance: float = 0.25
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     clip: float = 1.0
@@ -119,14 +124,17 @@ class BagStream:
         size = self.config.lists
         rows = [self._rows(self.of_material[i]) for i in drawn]
         peaks = self.lists.lists.take(np.concatenate(rows)).padded(PEAKS)
+        peaks = peaks.reshape(len(drawn), size, *peaks.shape[1:])
+        larger = np.exp(self.config.resized * self.rng.standard_normal((len(drawn), 1)))
+        peaks[..., :2] /= larger[..., None, None].astype(peaks.dtype)
         sizes = self.rng.integers(1, size + 1, len(drawn))
         material = self.materials[drawn]
         return Bags(
-            peaks=torch.from_numpy(peaks).unflatten(0, (len(drawn), size)),
+            peaks=torch.from_numpy(peaks),
             present=torch.from_numpy(np.arange(size) < sizes[:, None]),
             system=torch.from_numpy(self.labels.system[material]),
             group=torch.from_numpy(self.labels.group[material]) - 1,
-            lattice=torch.from_numpy(self.labels.lattice[material]).log(),
+            lattice=torch.from_numpy((self.labels.lattice[material] * larger).astype("f4")).log(),
         )
 
     def _rows(self, of_material: np.ndarray) -> np.ndarray:
@@ -138,7 +146,7 @@ class BagStream:
         return self.rng.choice(of_material, size, replace=len(of_material) < size)
 
 
-def reading_loss(reading: Reading, bags: Bags, mixed: torch.Tensor | None = None) -> torch.Tensor:
+def reading_loss(reading: Reading, bags: Bags, mixed: torch.Tensor) -> torch.Tensor:
     """Return the negative log-likelihood of what is true, weighted; mean over lists or bags.
 
     Parameters
@@ -146,8 +154,8 @@ def reading_loss(reading: Reading, bags: Bags, mixed: torch.Tensor | None = None
     reading : Reading
         Of bags, (b, ...), or of their lists, (b, n, ...).
     bags : Bags
-    mixed : torch.Tensor of bool, shape (b, n), optional
-        Which lists hold a second grain.
+    mixed : torch.Tensor of float, shape (b, n) or (b,)
+        1 for lists that hold a second grain, or the share of such lists in a bag.
     """
     shape = reading.system.shape[:-1]
     each = (...,) + (None,) * (len(shape) - 1)
@@ -161,12 +169,8 @@ def reading_loss(reading: Reading, bags: Bags, mixed: torch.Tensor | None = None
     spread = reading.spread.gather(-2, index)[..., 0, :]
     lattice = bags.lattice[:, None] if len(shape) == 2 else bags.lattice
     laplace = (predicted - lattice).abs() * (-spread).exp() + spread
-    loss = loss + _LATTICE * laplace.mean(-1)
-    if mixed is not None:
-        loss = loss + _MIXED * nn.functional.binary_cross_entropy_with_logits(
-            reading.mixed, mixed.float(), reduction="none"
-        )
-    return loss.mean()
+    second = nn.functional.binary_cross_entropy_with_logits(reading.mixed, mixed)
+    return (loss + _LATTICE * laplace.mean(-1)).mean() + _MIXED * second
 
 
 class Trainer(Run):
@@ -176,12 +180,15 @@ class Trainer(Run):
         torch.manual_seed(config.seed)
         super().__init__(build_network(config.network), config, output, device)
 
-    def train_step(self, bags: Bags, mixed: torch.Tensor) -> tuple[float, float]:
+    def train_step(
+        self, bags: Bags, features: torch.Tensor, mixed: torch.Tensor
+    ) -> tuple[float, float]:
         """Take one step and return the losses of lists and of bags; see `Run.descend`."""
+        share = (mixed * bags.present).sum(1) / bags.present.sum(1)
         with mixed_precision(self.device):
-            embedded, spectrum = self.network.embed(bags.peaks)
+            embedded = self.network.embed(features)
             single = reading_loss(self.network.read(embedded), bags, mixed)
-            pooled = reading_loss(self.network.pool(embedded, spectrum, bags.present), bags)
+            pooled = reading_loss(self.network.pool(embedded, features, bags.present), bags, share)
         self.descend(single + pooled)
         return float(single.detach()), float(pooled.detach())
 
@@ -242,13 +249,14 @@ def train(
     lists = ListSet.read(library, split_materials(table, config.split)["train"])
     stream = BagStream(lists, Labels.of(table), config, first)
     metadata = {
-        "training": asdict(config), "augmentation": asdict(augment), "trained_lists": len(lists),
+        "training": asdict(config), "split_rule": SPLIT_RULES[config.split],
+        "augmentation": asdict(augment), "trained_lists": len(lists),
         "trained_materials": len(stream.materials),
     }  # fmt: skip
     logger.info("%d lists of %d crystals", len(lists), len(stream.materials))
     # A resumed run draws its own dropout and augmentation.
-    torch.manual_seed(int(np.random.SeedSequence([config.seed, first]).generate_state(1)[0]))
-    augmentation = Augmentation(augment, config.seed + first, trainer.device)
+    torch.manual_seed(_seed_of(config, first))
+    augmentation = Augmentation(augment, _seed_of(config, first), trainer.device)
     try:
         _loop(trainer, stream, augmentation, metadata, save_every_s)
     except KeyboardInterrupt:
@@ -268,24 +276,37 @@ def _loop(
     started = time.monotonic() - trainer.seconds
     saved = time.monotonic()
     losses: list[tuple[float, float]] = []
-    for batch in stream:
-        if trainer.progress >= 1.0:
-            break
-        batch = batch.to(trainer.device)
-        batch.peaks, mixed = augmentation(batch.peaks)
-        losses.append(trainer.train_step(batch, mixed))
-        trainer.seconds = time.monotonic() - started
-        if trainer.step % 100 == 0:
-            single, pooled = np.mean(losses, axis=0).tolist()
-            trainer.log(single=single, pooled=pooled)
-            logger.info(
-                "step %d, %.0f s, loss %.3f (lists), %.3f (bags), %.0f %% done",
-                trainer.step, trainer.seconds, single, pooled, 100 * trainer.progress,
-            )  # fmt: skip
-            losses = []
-        if time.monotonic() - saved > save_every_s:
-            trainer.save(_described(metadata, trainer))
-            saved = time.monotonic()
+    with closing(prefetched(_described_bags(stream, augmentation, trainer))) as batches:
+        for batch in batches:
+            if trainer.progress >= 1.0:
+                break
+            losses.append(trainer.train_step(*batch))
+            trainer.seconds = time.monotonic() - started
+            if trainer.step % 100 == 0:
+                single, pooled = np.mean(losses, axis=0).tolist()
+                trainer.log(single=single, pooled=pooled)
+                logger.info(
+                    "step %d, %.0f s, loss %.3f (lists), %.3f (bags), %.0f %% done",
+                    trainer.step, trainer.seconds, single, pooled, 100 * trainer.progress,
+                )  # fmt: skip
+                losses = []
+            if time.monotonic() - saved > save_every_s:
+                trainer.save(_described(metadata, trainer))
+                saved = time.monotonic()
+
+
+def _described_bags(
+    stream: BagStream, augmentation: Augmentation, trainer: Trainer
+) -> Iterator[tuple[Bags, torch.Tensor, torch.Tensor]]:
+    """Bags, the features of their distorted lists, and which of these hold a second grain."""
+    for bags in stream:
+        bags = bags.to(trainer.device)
+        peaks, mixed = augmentation(bags.peaks)
+        yield bags, trainer.network.features(peaks), mixed.float()
+
+
+def _seed_of(config: TrainConfig, step: int) -> int:
+    return int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0])
 
 
 def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:

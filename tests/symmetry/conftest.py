@@ -85,6 +85,7 @@ def forests():
             k: grown(RandomForestRegressor, v + 0.1 * rng.normal(size=(300, 3)))
             for k, v in lengths.items()
         },
+        "radial basis",
     )
 
 

@@ -5,7 +5,14 @@ import pytest
 
 from py4dstem_ml.physics.structures import CrystalTable
 from py4dstem_ml.symmetry.crystal_classes import lattice_targets
-from py4dstem_ml.symmetry.dataset import HeldOutLists, Labels, ListSet, one_a_zone, split_materials
+from py4dstem_ml.symmetry.dataset import (
+    HeldOutLists,
+    Labels,
+    ListSet,
+    one_a_zone,
+    prototype_class,
+    split_materials,
+)
 
 
 class Table:
@@ -14,7 +21,10 @@ class Table:
     def __init__(self, n=4000, seed=0):
         rng = np.random.default_rng(seed)
         self.formula = np.array([f"F{i}" for i in rng.integers(0, 3500, n)])
-        self.prototype = np.array([f"P{i}" for i in rng.integers(0, 900, n)])
+        letters = rng.choice(["a", "b"], n)  # the same structure in two settings
+        self.prototype = np.array(
+            [f"AB|{i}|4{x},8c" for i, x in zip(rng.integers(0, 900, n), letters, strict=True)]
+        )
         self.material_id = np.array([f"mp-{i}" for i in range(n)])
 
     def field(self, name):
@@ -31,9 +41,12 @@ def test_the_strict_split_shares_no_formula_and_no_prototype():
     for part in ("train", "validation"):
         for column in ("formula", "prototype"):
             assert not _names(table, column, parts[part]) & _names(table, column, parts["test"])
-    assert not _names(table, "prototype", parts["train"]) & _names(
-        table, "prototype", parts["validation"]
-    )
+    of_part = {
+        part: {prototype_class(name) for name in _names(table, "prototype", rows)}
+        for part, rows in parts.items()
+    }
+    assert not of_part["train"] & of_part["test"]
+    assert not of_part["train"] & of_part["validation"]
     assert len(parts["test"]) / 4000 == pytest.approx(0.25, abs=0.05)
     assert len(parts["train"]) > 0.4 * 4000
 
@@ -60,9 +73,22 @@ def test_unknown_splits_are_refused():
         split_materials(Table(), "random")
 
 
-def test_orthorhombic_lengths_are_sorted():
-    cells = [[9, 5, 7, 90, 90, 90], [9, 5, 7, 90, 100, 90]]
-    np.testing.assert_allclose(lattice_targets(cells, [4, 5]), [[5, 7, 9], [9, 5, 7]])
+def test_lengths_do_not_depend_on_the_setting():
+    cells = [[9, 5, 7, 90, 90, 90], [9, 5, 7, 90, 100, 90], [9, 5, 7, 80, 85, 95]]
+    np.testing.assert_allclose(lattice_targets(cells, [4, 5, 6]), [[5, 7, 9], [7, 5, 9], [5, 7, 9]])
+    # The same monoclinic lattice with a + 2c in place of a.
+    a, c, beta = 9.0, 7.0, np.radians(100.0)
+    longer = np.hypot(a + 2 * c * np.cos(beta), 2 * c * np.sin(beta))
+    angle = np.degrees(np.arctan2(a * np.sin(beta), a * np.cos(beta) + 2 * c))
+    np.testing.assert_allclose(
+        lattice_targets([[longer, 5, c, 90, angle, 90]], [5]), [[7, 5, 9]], rtol=1e-6
+    )
+
+
+def test_a_prototype_is_one_in_all_settings():
+    assert prototype_class("ABC3|221|1a,1b,3c") == prototype_class("ABC3|221|1a,1b,3d")
+    assert prototype_class("ABC3|221|1a,1b,3c") != prototype_class("ABC3|221|1a,2b,3c")
+    assert prototype_class("rocksalt") == "rocksalt"
 
 
 def test_a_library_in_memory(small_library, structures):

@@ -40,6 +40,26 @@ def test_calibration_errs_by_crystal(many, bag):
         assert len(set(np.round(ratio[bag[many.owner] == number], 6))) == 1
 
 
+def test_a_second_grain_has_its_share(many, bag):
+    two = evaluate.with_second_grain(0.3)(many, bag)
+    assert len(two) == 300 and len(two.peaks) == 2 * len(many.peaks)
+    own = two[7][: len(many[7])]
+    np.testing.assert_allclose(own[:, :2], many[7][:, :2], rtol=1e-6)
+    assert own[:, 2].sum() == pytest.approx(0.7, rel=1e-4)
+    assert two[7][:, 2].sum() == pytest.approx(1.0, rel=1e-4)
+
+
+def test_second_grains_are_counted():
+    one, two = _called(0, 0, 0, 0), _called(0, 0)
+    one.mixed[:], two.mixed[:] = [0.1, 0.2, 0.3, 0.7], [0.25, 0.9]
+    row = evaluate.second_grain_row("a", evaluate.Scores(None, one, one), two)
+    assert (row["flagged, two grains"], row["flagged, one grain"]) == (0.5, 0.25)
+    assert row["two above one"] == pytest.approx(6 / 8)
+    one.mixed[:], two.mixed[:] = 0.5, 0.5
+    row = evaluate.second_grain_row("a", evaluate.Scores(None, one, one), two)
+    assert row["two above one"] == pytest.approx(0.5)
+
+
 def _called(*systems):
     found = CrystalPrediction.nothing(len(systems))
     found.probabilities = np.full((len(systems), 7), 0.05, np.float32)

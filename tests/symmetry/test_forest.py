@@ -65,11 +65,35 @@ def test_features_that_are_not_numbers_are_refused(data, classifier):
         Forest.from_sklearn(classifier).probabilities(x)
 
 
-def test_many_samples_walk_in_blocks(data, classifier, monkeypatch):
+def test_a_gpus_walk_ends_in_the_same_leaves(data, classifier):
     forest = Forest.from_sklearn(classifier)
-    expected = forest.leaves(data[2])
-    monkeypatch.setattr("py4dstem_ml.symmetry.forest._WALKERS", 100)
-    torch.testing.assert_close(forest.leaves(data[2]), expected)
+    samples = torch.from_numpy(data[2])
+    torch.testing.assert_close(forest._walk_together(samples), forest.leaves(samples))
+    torch.testing.assert_close(forest.leaves(samples[:3]), forest.leaves(samples)[:3])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_votes_on_a_gpu(data, classifier):
+    forest = Forest.from_sklearn(classifier)
+    there = Forest.from_tensors(forest.tensors(), forest.n_features, forest.classes, "cuda")
+    torch.testing.assert_close(there.votes(data[2]).cpu(), forest.votes(data[2]))
+
+
+def test_joined_forests_vote_together(data):
+    x, label, unseen = data
+    parts = [label != "tetragonal", label != "cubic"]
+    models = [
+        RandomForestClassifier(6, random_state=i).fit(x[p], label[p]) for i, p in enumerate(parts)
+    ]
+    forest = Forest.joined([Forest.from_sklearn(model) for model in models])
+    assert forest.classes == ("cubic", "hexagonal", "tetragonal") and len(forest) == 12
+    expected = np.zeros((len(unseen), 3), int)
+    for model in models:
+        votes = Forest.from_sklearn(model).votes(unseen).numpy()
+        expected[:, [forest.classes.index(name) for name in model.classes_]] += votes
+    np.testing.assert_array_equal(forest.votes(unseen), expected)
+    again = Forest.from_tensors(forest.tensors(), forest.n_features, forest.classes)
+    torch.testing.assert_close(again.votes(unseen), forest.votes(unseen))
 
 
 @pytest.mark.parametrize("model", ["classifier", "regressor"])
@@ -89,6 +113,21 @@ def test_other_tensors_are_refused(classifier):
         Forest.from_tensors({"something": torch.zeros(1)}, 30)
     with pytest.raises(ValueError, match="do not fit"):
         Forest.from_tensors({**tensors, "threshold": tensors["threshold"][:-1]}, 30)
+
+
+@pytest.mark.parametrize("wrong", [30, -2])
+def test_nodes_that_ask_for_what_is_not_there_are_refused(classifier, wrong):
+    tensors = Forest.from_sklearn(classifier).tensors()
+    tensors["feature"][0] = wrong
+    with pytest.raises(ValueError, match="not those of binary trees"):
+        Forest.from_tensors(tensors, 30)
+
+
+def test_trees_of_other_sizes_are_refused(classifier):
+    tensors = Forest.from_sklearn(classifier).tensors()
+    tensors["roots"][1] += 1
+    with pytest.raises(ValueError, match="not those of binary trees"):
+        Forest.from_tensors(tensors, 30)
 
 
 def test_rounding_keeps_the_winner():

@@ -6,12 +6,12 @@ import torch
 
 from py4dstem_ml import weights
 from py4dstem_ml.symmetry.lists import BraggLists
-from py4dstem_ml.symmetry.radial_forests import RadialForests, forest_features
+from py4dstem_ml.symmetry.radial_forests import RadialForests, radial_features
 
 
 def test_a_single_list(forests, lists):
     found = forests.read(lists)
-    x = forest_features(lists)
+    x = radial_features(lists)
     votes = forests.system.votes(x).numpy() / 9
     np.testing.assert_array_equal(found.system, forests.system.probabilities(x).argmax(1))
     np.testing.assert_allclose(found.confidence, votes.max(1), rtol=1e-6)
@@ -38,14 +38,14 @@ def test_bags_are_led_by_differences(forests, lists):
         assert found.system[number] == weight.argmax()
         np.testing.assert_allclose(found.probabilities[number], weight / weight.sum(), atol=1e-4)
         assert found.confidence[number] == pytest.approx(weight.max() / weight.sum(), rel=1e-5)
-        x = forest_features(lists)[own]
+        x = radial_features(lists)[own]
         trees = forests.lattice[weight.argmax()].predictions(x).numpy()
         expected = np.median(np.median(trees, 1), 0)
         np.testing.assert_allclose(found.lattice[number], expected, rtol=1e-6)
 
 
 def test_forests_of_systems_alone(forests, lists):
-    alone = RadialForests(forests.system, {}, {})
+    alone = RadialForests(forests.system, {}, {}, "radial basis")
     found, pooled = alone.read(lists), alone.pool(lists, np.arange(len(lists)) % 2)
     np.testing.assert_array_equal(found.system, forests.read(lists).system)
     assert (found.space_group == -1).all() and np.isnan(pooled.lattice).all()

@@ -40,7 +40,7 @@ def test_a_run_learns_and_calibrates(small_library, structures, tmp_path):
     lists = ListSet.read(small_library, parts["train"], progress=False)
     labels = Labels.of(CrystalTable(structures)).system[lists.material]
     peaks = torch.from_numpy(lists.lists.padded(32))
-    called = trained.read(trained.embed(peaks)[0]).system.argmax(-1).numpy()
+    called = trained.read(trained.embed(trained.features(peaks))).system.argmax(-1).numpy()
     # Cubic or tetragonal by 10 to 20 % is easily told.
     assert (called == labels).mean() > 0.75
 
@@ -73,11 +73,23 @@ def test_some_bags_are_of_one_axis(small_library, structures):
     assert 0.3 < np.mean(np.array(axes) == 1) < 0.7
 
 
+def test_resized_crystals_have_resized_lattices(small_library, structures):
+    lists = ListSet.read(small_library, [0], progress=False)
+    labels = Labels.of(CrystalTable(structures))
+    plain, drawn = (
+        next(iter(BagStream(lists, labels, replace(SHORT, resized=share)))) for share in (0.0, 0.2)
+    )
+    nearest = [bags.peaks[..., :2].norm(dim=-1).amax((1, 2)) for bags in (plain, drawn)]
+    larger = (drawn.lattice - plain.lattice)[:, 0]
+    assert larger.std() > 0.05
+    torch.testing.assert_close(nearest[1] / nearest[0], (-larger).exp(), rtol=1e-4, atol=1e-4)
+
+
 def test_forests_are_trained(small_library, structures, tmp_path):
-    config = ForestConfig(split="paper", system_leaves=20, group_leaves=10, lattice_leaves=20)
+    config = ForestConfig("paper", parts=2, system_leaves=20, group_leaves=10, lattice_leaves=20)
     path = train_forests(small_library, structures, tmp_path, config, jobs=1)
     forests = RadialForests.load(path)
-    assert set(forests.group) == set(forests.lattice) == {0, 3} and len(forests.system) == 80
+    assert set(forests.group) == set(forests.lattice) == {0, 3} and len(forests.system) == 64
     parts = split_materials(CrystalTable(structures), "paper")
     lists = ListSet.read(small_library, parts["train"], progress=False)
     labels = Labels.of(CrystalTable(structures))
@@ -88,6 +100,11 @@ def test_forests_are_trained(small_library, structures, tmp_path):
     np.testing.assert_array_equal(group[right], True)
     error = np.abs(found.lattice - labels.lattice[lists.material])[right]
     assert np.median(error) < 0.2
+
+
+def test_more_parts_than_trees_are_refused():
+    with pytest.raises(ValueError, match="1 to 40"):
+        ForestConfig(parts=64)
 
 
 def test_from_the_command_line(small_library, structures, tmp_path, capsys):
