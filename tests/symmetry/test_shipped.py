@@ -34,11 +34,11 @@ def unseen(data_folder):
     return BraggLists.pack(lists), np.array(bag), system[chosen]
 
 
-# What they reach on 3,000 crystals, less three standard errors of 30; chance is 0.17.
+# These 30 crystals give 0.51 and 0.80, 0.32 and 0.33; chance is 0.14.
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "single", "together"),
-    [pytest.param("peakset.v2", 0.40, 0.55), pytest.param("radialforest.v1", 0.25, 0.30)],
+    [("peakset.v2", 0.46, 0.70), ("radialforest.v1", 0.28, 0.29)],
 )
 def test_unseen_crystals_are_read(unseen, name, single, together):
     assert name in weights.list_pretrained()
