@@ -8,7 +8,7 @@ ML := $(BIN)/py4dstem-ml
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow train evaluate evaluate-symmetry benchmark clean
+.PHONY: demo test test-slow train evaluate evaluate-symmetry benchmark benchmark-lacbed clean
 
 demo: $(INSTALLED)
 	$(ML) demo --output demo
@@ -30,6 +30,9 @@ evaluate-symmetry: $(INSTALLED)
 
 benchmark: $(INSTALLED_DEV)
 	$(BIN)/python benchmarks/bloch.py $(ARGS)
+
+benchmark-lacbed: $(INSTALLED)
+	$(BIN)/python benchmarks/lacbed.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo build dist

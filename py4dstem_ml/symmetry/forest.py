@@ -6,7 +6,9 @@ so that one number says where both are. On a GPU every sample walks down all tre
 
 from __future__ import annotations
 
+import functools
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -209,9 +211,9 @@ class Forest:
             walk(x, *arrays, reached)
             return torch.from_numpy(reached)
         edges = np.linspace(0, len(x), threads + 1).astype(int)
-        with ThreadPoolExecutor(threads) as pool:
-            shares = itertools.starmap(slice, itertools.pairwise(edges.tolist()))
-            list(pool.map(lambda share: walk(x[share], *arrays, reached[share]), shares))
+        shares = itertools.starmap(slice, itertools.pairwise(edges.tolist()))
+        pool = _pool(os.getpid(), torch.get_num_threads())
+        list(pool.map(lambda share: walk(x[share], *arrays, reached[share]), shares))
         return torch.from_numpy(reached)
 
     def _walk_together(self, samples: torch.Tensor) -> torch.Tensor:
@@ -261,6 +263,12 @@ class Forest:
     def predictions(self, x: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
         """Return each tree's values, float32, shape (n, trees, k): a regressor's spread."""
         return self.values[self.leaves(x)].float()
+
+
+@functools.cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process: a forked one has none of its parent's."""
+    return ThreadPoolExecutor(threads)
 
 
 def _is_sound(roots: torch.Tensor, feature: torch.Tensor, n_features: int) -> bool:

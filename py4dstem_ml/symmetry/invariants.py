@@ -209,8 +209,8 @@ def _histogram(position: torch.Tensor, weight: torch.Tensor, bins: int) -> torch
     position = position.clamp(0.0, float(bins))
     lower = position.long()
     upper = weight * (position - lower)
-    upper *= lower < bins
+    # What lies beyond the last bin falls into two more, which are cut off.
     out = torch.zeros(len(position), bins + 2, device=position.device)
     out.scatter_add_(1, lower, weight - upper)
-    out.scatter_add_(1, lower + 1, upper)
+    out.scatter_add_(1, lower.add_(1), upper)
     return out[:, :bins]
