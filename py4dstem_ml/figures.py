@@ -19,5 +19,5 @@ def figure_and_axes(ax: Axes | None = None) -> tuple[Figure | SubFigure, Axes]:
     if ax is None:
         from matplotlib import pyplot
 
-        return pyplot.subplots()
+        return pyplot.subplots(layout="constrained")
     return ax.figure, ax

@@ -292,7 +292,7 @@ class _Grid:
         flat = table.reshape(-1, *table.shape[-2:])
         drawn = [map_coordinates(one, np.moveaxis(place, -1, 0), order=3) for one in flat]
         images = np.array(drawn).reshape(*values.shape[:-1], pixels, pixels)
-        return images.clip(min=0.0)
+        return images.clip(min=values.min(axis=-1)[..., None, None])
 
     @property
     def directions(self) -> Floats:
@@ -496,7 +496,9 @@ def lacbed(
     """Return LACBED disks of a zone axis, the foil normal along it.
 
     Where the zone's shortest vectors are equal, at right angles, and a whole number of pixels
-    long, every pixel is computed; else it is a cubic spline between directions half a pixel apart.
+    long, every pixel is computed; else it is a cubic spline between directions half a pixel apart,
+    which takes some ten times as long. In a square not wider than those vectors no direction is
+    shared: each pixel costs a diagonalisation there.
 
     Parameters
     ----------
@@ -550,8 +552,8 @@ def lacbed(
     """
     wave_number = 1.0 / wavelength(energy_ev)
     thickness = torch.as_tensor(thicknesses, dtype=torch.float64).reshape(-1)
-    if not bool(((thickness >= 0) & torch.isfinite(thickness)).all()):
-        raise ValueError("thicknesses must be finite and not negative (Å)")
+    if not len(thickness) or not bool(((thickness >= 0) & torch.isfinite(thickness)).all()):
+        raise ValueError("thicknesses must be finite and not negative (Å), one at least")
     if not (0 < half_width < 0.5 * wave_number and pixels > 0 and layers >= 0):
         raise ValueError(
             f"half_width must be above 0 and below {0.5 * wave_number:.3g} 1/Å, pixels above 0, "

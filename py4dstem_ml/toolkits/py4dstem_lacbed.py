@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Half the side of an image, in lattice vectors, where none is given: 9 pixels of 128 a vector.
 _HALF_SIDE = 64 / 9
+#: mrad; what is beyond is no column of a microscope.
+_WIDEST = 200.0
 
 
 def generate_lacbed(
@@ -46,7 +48,9 @@ def generate_lacbed(
         V.
     semiangle_mrad : float, optional
         Half the side of the square of directions. None: 7.1 of the zone's shortest reciprocal
-        vectors, about 0.18 / a rad at 200 kV for a cubic crystal along [001].
+        vectors, about 0.18 / a rad at 200 kV for a cubic crystal along [001]. Small squares, where
+        no directions a lattice vector apart share their work, take tens of seconds: for a few mrad
+        take `py4dstem_ml.physics.patterns.cbed`.
     pixels : int
         Rows and columns of an image.
     reflections : array_like of int, shape (r, 3)
@@ -93,12 +97,16 @@ def generate_lacbed(
     from ..physics.lacbed import Zone, lacbed
     from .py4dstem import crystal_from_py4dstem
 
+    if not 1e4 <= accelerating_voltage <= 1e7:
+        raise ValueError(
+            f"accelerating_voltage is in V, 200e3 for example, not {accelerating_voltage}"
+        )
     ours = crystal_from_py4dstem(crystal, b_iso)
     if semiangle_mrad is None:
         vectors = Zone.of(ours, zone_axis_lattice).vectors
         half_width = _HALF_SIDE * float(np.linalg.norm(vectors[0]))
     else:
-        half_width = 1e-3 * semiangle_mrad / wavelength(accelerating_voltage)
+        half_width = 1e-3 * _sound_semiangle(semiangle_mrad) / wavelength(accelerating_voltage)
     disks = lacbed(
         ours, zone_axis_lattice, accelerating_voltage, np.atleast_1d(thickness).tolist(),
         half_width=half_width, pixels=pixels, reflections=reflections, absorption=absorption,
@@ -111,6 +119,14 @@ def generate_lacbed(
         tuple(hkl): _slice(images[:, number], hkl, disks.pixel_size, series)
         for number, hkl in enumerate(disks.hkl.tolist())
     }
+
+
+def _sound_semiangle(semiangle_mrad: float) -> float:
+    if not 0.0 < semiangle_mrad <= _WIDEST:
+        raise ValueError(
+            f"semiangle_mrad must be above 0 and up to {_WIDEST}, not {semiangle_mrad}"
+        )
+    return semiangle_mrad
 
 
 def _slice(

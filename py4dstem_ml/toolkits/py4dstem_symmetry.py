@@ -278,9 +278,10 @@ def _calibrated(q: npt.NDArray, owner: npt.NDArray, calibration: Any) -> npt.NDA
     """Positions in pixels (m, 2) to 1/Å about the direct beam; the order is py4DSTEM's."""
     if calibration.get_Q_pixel_units() != "A^-1":
         raise ValueError(
-            "the Bragg vectors are not calibrated: set the size of a pixel in 1/Å with "
-            "bragg.calibration.set_Q_pixel_size(0.02) and "
-            'bragg.calibration.set_Q_pixel_units("A^-1")'
+            "the Bragg vectors are not calibrated in 1/Å, the size of their pixels is in "
+            f"{calibration.get_Q_pixel_units()!r}: set it with "
+            "bragg.calibration.set_Q_pixel_size(SIZE) and "
+            'bragg.calibration.set_Q_pixel_units("A^-1"), and the origin, too'
         )
     if calibration.get_origin() is None:
         raise ValueError(

@@ -39,6 +39,20 @@ def test_one_thickness_is_an_image_that_is_saved(tmp_path):
     np.testing.assert_array_equal(again.data, disk.data)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"semiangle_mrad": 2000}, "up to 200"),
+        ({"semiangle_mrad": -1}, "above 0"),
+        ({"accelerating_voltage": 200}, "is in V"),
+        ({"thickness": []}, "one at least"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_their_own_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        GOLD.generate_lacbed(**{"thickness": 300, "pixels": 16, **change})
+
+
 def test_other_zones_are_refused():
     with pytest.raises(ValueError, match="three whole numbers"):
         GOLD.generate_lacbed(300, zone_axis_lattice=(0, 0, 0.5))

@@ -96,7 +96,7 @@ def test_calibrated_as_py4dstem_does(origin, ellipse):
 
 def test_uncalibrated_vectors_are_refused():
     vectors = _vectors()
-    with pytest.raises(ValueError, match=r"set_Q_pixel_size\(0.02\)"):
+    with pytest.raises(ValueError, match=r"in 'pixels': set it with .*set_Q_pixel_size\(SIZE\)"):
         vectors.predict_crystal_system()
     vectors.calibration.set_Q_pixel_size(0.02)
     vectors.calibration.set_Q_pixel_units("A^-1")
