@@ -144,12 +144,14 @@ class _Potential:
 
     ``elastic`` and ``absorptive`` are tables over places from minus a reach to that reach; the
     mean of the elastic part is left out. The origin lies in a centre of inversion where there is
-    one, and both are real then. ``coupled`` spans the places that any coupling reaches.
+    one, and both are real then. ``coupled`` spans the places that any coupling reaches;
+    ``clear`` are those that symmetries are told from, the strongest first.
     """
 
     elastic: npt.NDArray
     absorptive: npt.NDArray
     coupled: Ints
+    clear: Ints
 
     @classmethod
     def of(cls, zone: Zone, reach: Ints, energy_ev: float, absorption: bool) -> _Potential:
@@ -166,12 +168,13 @@ class _Potential:
         strength = np.abs(elastic).ravel()
         order = np.argsort(-strength, kind="stable")
         coupled = _spanned(places[order[: np.sum(strength > _COUPLED * strength.max())]])
-        clear = order[: np.sum(strength > _CLEAR * strength.max())]
-        origin = _inversion_centre(places[clear], elastic.ravel()[clear])
+        order = order[: np.sum(strength > _CLEAR * strength.max())]
+        clear = places[order]
+        origin = _inversion_centre(clear, elastic.ravel()[order])
         if origin is not None:
             phase = np.exp(2j * pi * (places @ origin)).reshape(shape)
             elastic, absorptive = (elastic * phase).real, (absorptive * phase).real
-        return cls(elastic, absorptive, coupled)
+        return cls(elastic, absorptive, coupled, clear)
 
     def between(self, table: npt.NDArray, one: Ints, other: Ints) -> npt.NDArray:
         """Couplings of places (n, 3) with places (m, 3), shape (n, m)."""
@@ -181,11 +184,7 @@ class _Potential:
 
     def is_kept_by(self, operation: Ints) -> bool:
         """Whether U_g U_h U_-g-h stay as they are under places -> places @ operation."""
-        middle = np.array(self.elastic.shape) // 2
-        strength = np.abs(self.elastic).ravel()
-        order = np.argsort(-strength, kind="stable")
-        clear = order[: min(_COMPARED, np.sum(strength > _CLEAR * strength.max()))]
-        g = np.stack(np.unravel_index(clear, self.elastic.shape), axis=1) - middle
+        g = self.clear[:_COMPARED]
         one, two = (x.reshape(-1, 3) for x in np.broadcast_arrays(g[:, None], g[None, :_PARTNERS]))
         before, after = (
             self._at(one @ w) * self._at(two @ w) * self._at(-(one + two) @ w)
@@ -206,13 +205,18 @@ def _spanned(places: Ints) -> Ints:
     """Rows that span places, the strongest first; all of a plane, or of space, where few do."""
     basis = _lattice_basis(places[:50]) if len(places) else np.zeros((0, 3), np.int64)
     if len(basis):
-        share = np.rint(places @ np.linalg.pinv(basis.astype(float))).astype(np.int64)
-        missing = places[(share @ basis != places).any(1)]
+        missing = places[~_are_on(basis, places)]
         if len(missing):
             basis = _lattice_basis(np.concatenate([basis, missing]))
     if len(basis) >= 2 and not basis[:2, 2].any():
         return basis
     return np.eye(3, dtype=np.int64)[: 2 + int(len(places) > 0 and places[:, 2].any())]
+
+
+def _are_on(basis: Ints, places: Ints) -> npt.NDArray[np.bool_]:
+    """Which places (n, 3) are whole-number sums of the basis' rows."""
+    share = np.rint(places @ np.linalg.pinv(basis.astype(float))).astype(np.int64)
+    return (share @ basis == places).all(1)
 
 
 def _inversion_centre(places: Ints, u: npt.NDArray) -> Floats | None:
@@ -356,16 +360,17 @@ class _Solver:
         matrix = self._matrix(self.potential.elastic, beams, normal)
         matrix.diagonal().add_(torch.from_numpy(level).to(matrix))
         values, vectors = torch.linalg.eigh(matrix)
-        values, left, right = self._absorbed(values, vectors, beams, normal, task)
+        number = _numbers(beams)
+        entered = number(task.incident)
+        values, left, right = self._absorbed(values, vectors, beams, normal, entered)
         turns = values.real.double()[:, None] * thickness
         turns = 2.0 * pi * (turns - turns.round())
         decay = torch.exp(-2.0 * pi * values.imag.double()[:, None] * thickness)
         phases = torch.polar(decay, turns).to(self.dtype.to_complex())
-        number = _numbers(beams)
-        entered = right.mT[number(task.incident)]
+        waves = right.mT[entered]
         out = []
         for exits in task.exits.transpose(1, 0, 2):
-            seen = (left[number(exits)] * entered).to(phases.dtype)
+            seen = (left[number(exits)] * waves).to(phases.dtype)
             out.append((seen @ phases).abs().square().T)
         return torch.stack(out, dim=1).cpu().numpy(), len(beams)
 
@@ -392,16 +397,18 @@ class _Solver:
         kept = (across <= self.q_max) | ((places[:, 2] > 0) & near)
         kept[number(wanted)] = True
         if kept.sum() > self.max_beams:
-            strength = np.where(kept, self._strength(places, level, incident), -1.0)
+            strength = self._strength(places, level, incident, of_incidence)
+            strength[~kept] = -1.0
             strength[number(wanted)] = np.inf
             kept[np.argsort(-strength, kind="stable")[self.max_beams :]] = False
-        places, level, normal = places[kept], level[kept], normal[kept]
-        return places, level, normal
+        return places[kept], level[kept], normal[kept]
 
-    def _strength(self, places: Ints, level: Floats, incident: Ints) -> Floats:
+    def _strength(
+        self, places: Ints, level: Floats, incident: Ints, of_incidence: Floats
+    ) -> Floats:
         """How strongly each beam couples to the beam of incidence that it couples to best."""
         strength = np.zeros(len(places))
-        for beam, at in zip(incident, level[_numbers(places)(incident)], strict=True):
+        for beam, at in zip(incident, of_incidence, strict=True):
             gap = np.abs(self.potential.between(self.potential.elastic, places, beam[None])[:, 0])
             gap = gap / (2.0 * self.wave_number) + 1e-12
             strength = np.maximum(strength, gap / np.hypot(level - at, gap))
@@ -414,7 +421,12 @@ class _Solver:
         return torch.from_numpy(scaled).to(self.device, kind)
 
     def _absorbed(
-        self, values: torch.Tensor, vectors: torch.Tensor, beams: Ints, normal: Floats, task: _Task
+        self,
+        values: torch.Tensor,
+        vectors: torch.Tensor,
+        beams: Ints,
+        normal: Floats,
+        entered: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Complex eigenvalues, right and left eigenvectors with the absorptive potential.
 
@@ -427,7 +439,7 @@ class _Solver:
         absorptive = self._matrix(self.potential.absorptive, beams, normal)
         absorptive = vectors.mH @ (absorptive @ vectors)
         values = torch.complex(values, absorptive.diagonal().real)
-        excited = vectors[_numbers(beams)(task.incident)].abs().amax(0)
+        excited = vectors[entered].abs().amax(0)
         apart = torch.hypot(values.real[:, None] - values.real, values.imag[:, None])
         mixing = excited[:, None] * absorptive.abs() / apart.clamp(min=1e-12)
         mixed = torch.nonzero(torch.maximum(excited, mixing.amax(0)) > _EXCITED)[:, 0]
@@ -626,5 +638,4 @@ def _candidates(coupled: Ints, reach: Ints) -> Ints:
     """Places up to ``reach`` that any coupling joins, in layers from 0."""
     places = np.indices((2 * reach[0] + 1, 2 * reach[1] + 1, reach[2] + 1)).reshape(3, -1).T
     places = places - [reach[0], reach[1], 0]
-    share = np.rint(places @ np.linalg.pinv(coupled.astype(float))).astype(np.int64)
-    return places[(share @ coupled == places).all(1)]
+    return places[_are_on(coupled, places)]

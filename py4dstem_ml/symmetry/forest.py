@@ -87,17 +87,8 @@ class Forest:
         if model.n_outputs_ > 1 and hasattr(model, "classes_"):
             raise ValueError("a forest that classifies several things at once is not supported")
         classes = tuple(np.asarray(getattr(model, "classes_", ())).tolist())
-        parts: dict[str, list[npt.NDArray]] = {name: [] for name in _ARRAYS}
-        n_nodes = n_leaves = 0
-        for estimator in model.estimators_:
-            tree = _flat(estimator.tree_, n_nodes, n_leaves, bool(classes))
-            parts["roots"].append(np.array([n_nodes]))
-            for name, array in tree.items():
-                parts[name].append(array)
-            n_nodes += len(tree["feature"])
-            n_leaves += len(tree["values"])
-        arrays = {name: torch.from_numpy(np.concatenate(some)) for name, some in parts.items()}
-        return cls(**arrays, n_features=n_features, classes=classes)
+        trees = [_flat(estimator.tree_, bool(classes)) for estimator in model.estimators_]
+        return cls.joined([cls(**tree, n_features=n_features, classes=classes) for tree in trees])
 
     @classmethod
     def joined(cls, forests: Sequence[Forest]) -> Forest:
@@ -118,9 +109,9 @@ class Forest:
         arrays = {name: torch.cat(some) for name, some in parts.items()}
         return cls(**arrays, n_features=forests[0].n_features, classes=classes)
 
-    def _values_of(self, classes: Sequence[Any]) -> torch.Tensor:
+    def _values_of(self, classes: tuple[Any, ...]) -> torch.Tensor:
         """What leaves hold, in the columns of more classes."""
-        if not classes:
+        if classes == self.classes:
             return self.values
         wide = self.values.new_zeros(len(self.values), len(classes))
         wide[:, [classes.index(name) for name in self.classes]] = self.values
@@ -282,8 +273,8 @@ def _is_sound(roots: torch.Tensor, feature: torch.Tensor, n_features: int) -> bo
     return known and bool((2 * of_tree == ends - roots + 1).all())
 
 
-def _flat(tree: Any, first_node: int, first_leaf: int, classifier: bool) -> dict[str, npt.NDArray]:
-    """One tree of scikit-learn, level by level."""
+def _flat(tree: Any, classifier: bool) -> dict[str, torch.Tensor]:
+    """The arrays of one tree of scikit-learn, level by level."""
     left, right = tree.children_left, tree.children_right
     levels, level = [], np.zeros(1, dtype=np.int64)
     while len(level):
@@ -294,19 +285,21 @@ def _flat(tree: Any, first_node: int, first_leaf: int, classifier: bool) -> dict
     inner = left[order] >= 0
     child = np.empty(len(order), dtype=np.int32)
     # Children come in the order of their parents, in pairs, after the root.
-    child[inner] = first_node + 1 + 2 * np.arange(inner.sum())
-    child[~inner] = first_leaf + np.arange((~inner).sum())
+    child[inner] = 1 + 2 * np.arange(inner.sum())
+    child[~inner] = np.arange((~inner).sum())
     threshold = tree.threshold[order]
     below = threshold.astype(np.float32)
     # x <= t for a float32 x is x <= the largest float32 not above t.
     below = np.where(below > threshold, np.nextafter(below, np.float32(-np.inf)), below)
     values = tree.value[order[~inner]]
-    return {
+    arrays = {
+        "roots": np.zeros(1, dtype=np.int64),
         "feature": np.where(inner, tree.feature[order], _LEAF).astype(np.int16),
         "threshold": np.where(inner, below, 0.0).astype(np.float32),
         "child": child,
         "values": _probabilities(values[:, 0]) if classifier else values[:, :, 0].astype("f4"),
     }
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _probabilities(counts: npt.NDArray) -> npt.NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 #: Lists that are worked on at once.
-_LISTS_AT_ONCE = 4096
+LISTS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class BraggLists:
         order = np.lexsort((-self.peaks[:, 2], self.owner))
         return BraggLists(self.peaks[order], self.offsets)
 
-    def blocks(self, size: int = _LISTS_AT_ONCE) -> Iterator[BraggLists]:
+    def blocks(self, size: int = LISTS_AT_ONCE) -> Iterator[BraggLists]:
         """Yield runs of at most ``size`` lists."""
         for start in range(0, len(self), size):
             offsets = self.offsets[start : start + size + 1]

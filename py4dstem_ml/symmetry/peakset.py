@@ -15,7 +15,7 @@ from .calibration import sharpened
 from .crystal_classes import SYSTEM_OF_GROUP
 from .lists import BraggLists, place_within
 from .network import PeakSetNet, Reading
-from .prediction import CrystalPrediction, top_two
+from .prediction import CrystalPrediction, read_in_blocks, top_two
 
 #: Lists that go through the network together.
 _LISTS_AT_ONCE = 512
@@ -61,16 +61,11 @@ class PeakSetReader:
         system_only : bool
             Without effect: they cost a network nothing.
         """
-        found = CrystalPrediction.nothing(len(lists))
-        start = 0
-        for block in lists.blocks(_LISTS_AT_ONCE):
-            embedded, _ = self._embedded(block)
-            where = np.arange(start, start + len(block))
-            of_block = None if system is None else system[where]
-            reading = self._run(self.network.read, embedded)
-            found.put(where, self._prediction(reading, "single", of_block))
-            start += len(block)
-        return found
+        return read_in_blocks(lists, system, self._read, size=_LISTS_AT_ONCE)
+
+    def _read(self, lists: BraggLists, system: npt.NDArray[np.int64] | None) -> CrystalPrediction:
+        embedded, _ = self._embedded(lists)
+        return self._prediction(self._run(self.network.read, embedded), "single", system)
 
     def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
         """Read bags of lists of one crystal each; ``bag`` says which each list is in."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .crystal_classes import SYSTEMS
-
-if TYPE_CHECKING:
-    from .lists import BraggLists
-
+from .lists import LISTS_AT_ONCE, BraggLists
 
 #: Fewest diffracted peaks of a list that is read, as in the paper.
 MIN_PEAKS = 5
@@ -86,10 +83,26 @@ class CrystalPrediction:
         """Return what is known of some lists, by number or mask."""
         return CrystalPrediction(*(getattr(self, field.name)[where] for field in fields(self)))
 
-    def put(self, where: npt.NDArray, part: CrystalPrediction) -> None:
-        """Write what is known of some lists, by number or mask, into this."""
+    def put(self, where: npt.NDArray | slice, part: CrystalPrediction) -> None:
+        """Write what is known of some lists, by number, mask or slice, into this."""
         for field in fields(self):
             getattr(self, field.name)[where] = getattr(part, field.name)
+
+
+def read_in_blocks(
+    lists: BraggLists,
+    system: npt.NDArray[np.int64] | None,
+    read: Callable[[BraggLists, npt.NDArray[np.int64] | None], CrystalPrediction],
+    size: int = LISTS_AT_ONCE,
+) -> CrystalPrediction:
+    """Read lists, with the systems whose details to give, block by block."""
+    found = CrystalPrediction.nothing(len(lists))
+    start = 0
+    for block in lists.blocks(size):
+        where = slice(start, start + len(block))
+        found.put(where, read(block, None if system is None else system[where]))
+        start += len(block)
+    return found
 
 
 class Model(Protocol):

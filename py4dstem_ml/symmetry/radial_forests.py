@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from .crystal_classes import SYSTEM_OF_GROUP, SYSTEMS
 from .forest import Forest
 from .invariants import Invariants
 from .lists import BraggLists, normalised
-from .prediction import CrystalPrediction, difference_weighted, top_two
+from .prediction import CrystalPrediction, difference_weighted, read_in_blocks, top_two
 from .radial_basis import RadialBasis
 
 FeatureName = Literal["radial basis", "invariants"]
@@ -162,14 +163,7 @@ class RadialForests:
         system_only : bool
             Leave space groups and lattices out: three times as fast.
         """
-        found = CrystalPrediction.nothing(len(lists))
-        start = 0
-        for block in lists.blocks():
-            where = slice(start, start + len(block))
-            of_block = None if system is None else system[where]
-            found.put(where, self._read(block, of_block, system_only))
-            start += len(block)
-        return found
+        return read_in_blocks(lists, system, partial(self._read, system_only=system_only))
 
     def pool(self, lists: BraggLists, bag: npt.NDArray[np.int64]) -> CrystalPrediction:
         """Read bags of lists of one crystal each; ``bag`` says which each list is in."""
