@@ -14,13 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SYSTEMS = ("disks", "symmetry")
+SYSTEMS = ("disks", "symmetry", "lacbed")
 _DESCRIPTION = "Machine learning for electron diffraction."
 
 # What is built of a system so far.
 _COMMANDS = {
     "disks": ("simulate", "train", "tune", "evaluate", "predict"),
     "symmetry": ("simulate", "train", "train-forest", "evaluate", "predict"),
+    "lacbed": ("simulate",),
 }
 # The module that runs a command on a system.
 _MODULES = {

@@ -46,6 +46,8 @@ _BEYOND = 0.7
 _HOLZ_ERROR = 0.02
 #: Reflections whose phases an operation must keep, and how many each is compared with.
 _COMPARED, _PARTNERS = 400, 30
+#: Beams that couple more strongly than this to a beam of incidence are no perturbation.
+_PERTURBING = 0.5
 #: Amplitude of a beam of incidence in a Bloch wave, or brought there by absorption, that counts.
 _EXCITED = 0.003
 #: Pixels beyond the image's edge that splines lean on.
@@ -178,9 +180,9 @@ class _Potential:
 
     def between(self, table: npt.NDArray, one: Ints, other: Ints) -> npt.NDArray:
         """Couplings of places (n, 3) with places (m, 3), shape (n, m)."""
+        strides = np.array([table.shape[1] * table.shape[2], table.shape[2], 1])
         middle = np.array(table.shape) // 2
-        index = one[:, None] - other[None] + middle
-        return table[index[..., 0], index[..., 1], index[..., 2]]
+        return table.ravel()[((one + middle) @ strides)[:, None] - other @ strides]
 
     def is_kept_by(self, operation: Ints) -> bool:
         """Whether U_g U_h U_-g-h stay as they are under places -> places @ operation."""
@@ -223,7 +225,10 @@ def _inversion_centre(places: Ints, u: npt.NDArray) -> Floats | None:
     """The shift of the origin, in places' own units, that makes all U_g real; None: no such."""
     basis: list[Ints] = []
     turns: list[float] = []
+    rank = np.linalg.matrix_rank(places)
     for place, value in zip(places, u, strict=True):
+        if len(basis) == rank:
+            break
         if np.linalg.matrix_rank(np.array([*basis, place])) > len(basis):
             basis.append(place)
             turns.append(float(np.angle(value)) / (2 * pi))
@@ -341,6 +346,18 @@ class _Grid:
 
 
 @dataclass(frozen=True, eq=False)
+class _Beams:
+    """Places (n, 3), levels k_n - K + g_n and normal components k_n of beams, 1/Å."""
+
+    places: Ints
+    level: Floats
+    normal: Floats
+
+    def __getitem__(self, which: npt.NDArray[np.bool_]) -> _Beams:
+        return _Beams(self.places[which], self.level[which], self.normal[which])
+
+
+@dataclass(frozen=True, eq=False)
 class _Solver:
     """Diagonalises the beams of one direction, and reads intensities from it."""
 
@@ -356,13 +373,14 @@ class _Solver:
     def intensities(self, task: _Task, thickness: torch.Tensor) -> tuple[npt.NDArray, int]:
         """Intensities of a task's samples, shape (t, r, n), and the number of beams."""
         thickness = thickness.to(self.device)
-        beams, level, normal = self._beams(task)
-        matrix = self._matrix(self.potential.elastic, beams, normal)
-        matrix.diagonal().add_(torch.from_numpy(level).to(matrix))
+        strong, weak, span = self._beams(task)
+        matrix = self._matrix(self.potential.elastic, strong, strong)
+        matrix.diagonal().add_(torch.from_numpy(strong.level).to(matrix))
+        matrix += self._through(weak, strong, span)
         values, vectors = torch.linalg.eigh(matrix)
-        number = _numbers(beams)
+        number = _numbers(strong.places)
         entered = number(task.incident)
-        values, left, right = self._absorbed(values, vectors, beams, normal, entered)
+        values, left, right = self._absorbed(values, vectors, strong, entered)
         turns = values.real.double()[:, None] * thickness
         turns = 2.0 * pi * (turns - turns.round())
         decay = torch.exp(-2.0 * pi * values.imag.double()[:, None] * thickness)
@@ -372,60 +390,67 @@ class _Solver:
         for exits in task.exits.transpose(1, 0, 2):
             seen = (left[number(exits)] * waves).to(phases.dtype)
             out.append((seen @ phases).abs().square().T)
-        return torch.stack(out, dim=1).cpu().numpy(), len(beams)
+        return torch.stack(out, dim=1).cpu().numpy(), len(strong.places)
 
-    def _beams(self, task: _Task) -> tuple[Ints, Floats, Floats]:
-        """Places, levels k_n - K + g_n and normal components k_n of a direction's beams."""
+    def _beams(self, task: _Task) -> tuple[_Beams, _Beams, tuple[float, float]]:
+        """Strong and weak beams of a direction, and the span of the beams of incidence's levels."""
         incident = np.unique(task.incident, axis=0)
         wanted = np.unique(np.concatenate([incident, task.exits.reshape(-1, 3)]), axis=0)
-        if len(wanted) > self.max_beams:
-            raise ValueError(
-                f"{len(wanted)} beams are incident or looked at: max_beams must be larger, or "
-                "half_width smaller"
-            )
+        most = max(self.max_beams, len(wanted))
         places = np.unique(np.concatenate([self.candidates, wanted]), axis=0)
         g = places @ self.zone.vectors
         across = np.linalg.norm(task.direction + g[:, :2], axis=1)
         across = np.minimum(across, self.wave_number)  # beyond are none
         normal = np.sqrt(self.wave_number**2 - across**2)
-        level = normal - self.wave_number + g[:, 2]
+        beams = _Beams(places, normal - self.wave_number + g[:, 2], normal)
         number = _numbers(places)
-        of_incidence = level[number(incident)]
-        near = (level > of_incidence.min() - _HOLZ_ERROR) & (
-            level < of_incidence.max() + _HOLZ_ERROR
-        )
+        levels = beams.level[number(incident)]
+        low, high = float(levels.min()), float(levels.max())
+        near = (beams.level > low - _HOLZ_ERROR) & (beams.level < high + _HOLZ_ERROR)
         kept = (across <= self.q_max) | ((places[:, 2] > 0) & near)
         kept[number(wanted)] = True
-        if kept.sum() > self.max_beams:
-            strength = self._strength(places, level, incident, of_incidence)
+        strong = kept.copy()
+        if kept.sum() > most:
+            strength = self._strength(beams, number(incident).numpy())
             strength[~kept] = -1.0
             strength[number(wanted)] = np.inf
-            kept[np.argsort(-strength, kind="stable")[self.max_beams :]] = False
-        return places[kept], level[kept], normal[kept]
+            strong[np.argsort(-strength, kind="stable")[most:]] = False
+            kept &= strength < _PERTURBING
+        return beams[strong], beams[kept & ~strong], (low, high)
 
-    def _strength(
-        self, places: Ints, level: Floats, incident: Ints, of_incidence: Floats
-    ) -> Floats:
+    def _strength(self, beams: _Beams, incident: Ints) -> Floats:
         """How strongly each beam couples to the beam of incidence that it couples to best."""
-        strength = np.zeros(len(places))
-        for beam, at in zip(incident, of_incidence, strict=True):
-            gap = np.abs(self.potential.between(self.potential.elastic, places, beam[None])[:, 0])
-            gap = gap / (2.0 * self.wave_number) + 1e-12
-            strength = np.maximum(strength, gap / np.hypot(level - at, gap))
-        return strength
+        couplings = self.potential.between(
+            self.potential.elastic, beams.places, beams.places[incident]
+        )
+        gap = np.abs(couplings) / (2.0 * self.wave_number) + 1e-12
+        return (gap / np.hypot(beams.level[:, None] - beams.level[incident], gap)).max(axis=1)
 
-    def _matrix(self, table: npt.NDArray, beams: Ints, normal: Floats) -> torch.Tensor:
-        couplings = self.potential.between(table, beams, beams)
-        scaled = couplings / (2.0 * np.sqrt(normal[:, None] * normal))
+    def _matrix(self, table: npt.NDArray, one: _Beams, other: _Beams) -> torch.Tensor:
+        couplings = self.potential.between(table, one.places, other.places)
+        scaled = couplings / (2.0 * np.sqrt(one.normal[:, None] * other.normal))
         kind = self.dtype.to_complex() if np.iscomplexobj(scaled) else self.dtype
         return torch.from_numpy(scaled).to(self.device, kind)
+
+    def _through(self, weak: _Beams, strong: _Beams, span: tuple[float, float]) -> torch.Tensor:
+        """Couplings of strong beams by way of weak ones, to second order.
+
+        A strong beam counts at its own level, or where it is no beam of incidence at the nearest
+        of theirs, for it swings with them.
+        """
+        couplings = self._matrix(self.potential.elastic, strong, weak)
+        gap = np.clip(strong.level, *span)[:, None] - weak.level
+        gap = torch.from_numpy(gap).to(self.device, self.dtype)
+        # No coupling shifts a level by more than itself, however near the other level lies.
+        share = couplings * gap / (gap.square() + couplings.abs().square() + 1e-20)
+        back = share @ couplings.mH
+        return 0.5 * (back + back.mH)
 
     def _absorbed(
         self,
         values: torch.Tensor,
         vectors: torch.Tensor,
-        beams: Ints,
-        normal: Floats,
+        beams: _Beams,
         entered: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Complex eigenvalues, right and left eigenvectors with the absorptive potential.
@@ -436,7 +461,7 @@ class _Solver:
         right = vectors.mH
         if not self.potential.absorptive.any():
             return values + 0j, vectors, right
-        absorptive = self._matrix(self.potential.absorptive, beams, normal)
+        absorptive = self._matrix(self.potential.absorptive, beams, beams)
         absorptive = vectors.mH @ (absorptive @ vectors)
         values = torch.complex(values, absorptive.diagonal().real)
         excited = vectors[entered].abs().amax(0)
