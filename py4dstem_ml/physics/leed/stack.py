@@ -263,8 +263,8 @@ def amplitudes(
     -------
     beams : ndarray of int, shape (g, 2)
     amplitudes : torch.Tensor, shape (surfaces, n, g)
-        Of the waves in the vacuum, the incident one having amplitude 1. The potential step does
-        not reflect; waves are damped over ``settings.onset`` above the topmost atom.
+        Of the waves in the vacuum at x = y = 0 and ``settings.onset`` above the topmost atom,
+        where the potential begins; the incident one has amplitude 1. The step does not reflect.
 
     Raises
     ------
@@ -292,5 +292,6 @@ def _reflect(surface: Surface, waves: Waves, beams: Ints) -> torch.Tensor:
     below, origin = _substrate(surface, waves, beams)
     layer = surface.layers[0]
     reflected = reflected_waves(layer, below, waves, layer.origin - origin)
-    up, _ = waves.phases([0, 0, surface.top - layer.origin[2] + waves.settings.onset])
-    return up * reflected * up[:, :1]
+    edge = np.array([0, 0, surface.top + waves.settings.onset])
+    up, down = waves.phases(edge - layer.origin)
+    return up * reflected * down[:, :1]

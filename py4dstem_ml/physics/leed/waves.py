@@ -237,6 +237,8 @@ class Waves:
         return self.once(key, lambda: self._lattice_sum(lattice, d))
 
     def _lattice_sum(self, lattice: Floats, d: Floats) -> torch.Tensor:
+        if not self.kappa.imag > 0:
+            raise ValueError("lattice sums end through absorption: absorption_ev must be above 0")
         device, lmax = self.normal.device, self.settings.lmax
         radius = -log(self.settings.lattice_cutoff) / self.kappa.imag
         cells = lattice_points(lattice, -d[:2], radius) @ lattice
