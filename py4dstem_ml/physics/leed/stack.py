@@ -19,8 +19,8 @@ from .waves import Floats, Ints, Settings, Waves, reciprocal, select_beams
 
 #: Doublings after which the bulk is taken as too transparent.
 _DOUBLINGS = 16
-#: Relative change of the reflection that ends the doubling.
-_CONVERGED = 1e-9
+#: Relative change of the reflection that ends the doubling; the next change would be its square.
+_CONVERGED = 1e-5
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -177,20 +177,30 @@ def _one_over_another(stacks: list[PlaneWaveScattering], waves: Waves) -> PlaneW
     return whole
 
 
-def _substrate(surface: Surface, waves: Waves, beams: Ints) -> tuple[torch.Tensor, Floats]:
-    """What all below the topmost layer reflects, and the point that it refers to."""
-    reflected, origin = (
-        _superlattice_reflection(surface, waves, beams),
-        surface.bulk.layers[0].origin,
-    )
-    for layer in reversed(surface.layers[1:]):
-        plane = scatter(layer, waves)
-        up, down = waves.phases(layer.origin - origin)
-        below = up[:, :, None] * reflected * down[:, None, :]
-        one = identity_like(below)
-        falling = torch.linalg.solve(one - plane.reflect_down @ below, plane.transmit_down)
-        reflected, origin = plane.reflect_up + plane.transmit_up @ below @ falling, layer.origin
-    return reflected, origin
+def _substrate(surface: Surface, waves: Waves, beams: Ints) -> torch.Tensor:
+    """What all below the topmost layer reflects, about the highest origin there."""
+    if len(surface.layers) == 1:
+        key: tuple[object, ...] = ("bulk", surface.bulk)
+        return waves.once(key, lambda: _superlattice_reflection(surface, waves, beams))
+    below = Surface(surface.layers[1:], surface.bulk)
+    key = ("below", surface.layers[1:], surface.bulk)
+    return waves.once(key, lambda: _add_layer(below, waves, beams))
+
+
+def _add_layer(surface: Surface, waves: Waves, beams: Ints) -> torch.Tensor:
+    """What a surface reflects as a whole, about its topmost layer's origin."""
+    plane = scatter(surface.layers[0], waves)
+    up, down = waves.phases(_step(surface))
+    below = up[:, :, None] * _substrate(surface, waves, beams) * down[:, None, :]
+    single = identity_like(below) - plane.reflect_down @ below
+    falling = torch.linalg.solve(single, plane.transmit_down)
+    return plane.reflect_up + plane.transmit_up @ below @ falling
+
+
+def _step(surface: Surface) -> Floats:
+    """From the origin of what lies below the topmost layer to that layer's, Å."""
+    upper, lower, *_ = *surface.layers, *surface.bulk.layers
+    return upper.origin - lower.origin
 
 
 def _superlattice_reflection(surface: Surface, waves: Waves, beams: Ints) -> torch.Tensor:
@@ -289,9 +299,8 @@ def amplitudes(
 
 
 def _reflect(surface: Surface, waves: Waves, beams: Ints) -> torch.Tensor:
-    below, origin = _substrate(surface, waves, beams)
     layer = surface.layers[0]
-    reflected = reflected_waves(layer, below, waves, layer.origin - origin)
+    reflected = reflected_waves(layer, _substrate(surface, waves, beams), waves, _step(surface))
     edge = np.array([0, 0, surface.top + waves.settings.onset])
     up, down = waves.phases(edge - layer.origin)
     return up * reflected * down[:, :1]

@@ -18,6 +18,10 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
+#: Tensors that waves keep for the next surface.
+_KEPT = 64
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a calculation needs to know beside the atoms and their places.
@@ -172,9 +176,10 @@ class Waves:
         return Waves(self.energy_ev, self.parallel[:, beams], self.settings)
 
     def once(self, key: Any, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Return what was made under this key, or make it."""
-        if key not in self._made:
-            self._made[key] = make()
+        """Return what was made under this key, or make it; what was not asked for long is lost."""
+        self._made[key] = self._made.pop(key) if key in self._made else make()
+        if len(self._made) > _KEPT:
+            del self._made[next(iter(self._made))]
         return self._made[key]
 
     def phases(self, step: npt.ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
