@@ -19,20 +19,27 @@ SILICON_LATTICE_CONSTANT = 5.431
 #: Å along each axis at room temperature: a Debye temperature of about 600 K.
 SILICON_U_RMS = 0.076
 
-#: Planes 1 to 4 of Si(001)-(2x1), Å from the site of plane 1 between two dimer atoms of the bulk:
-#: Keating's forces with the dimer imposed, 2.30 Å long, or 2.28 Å and tilted by 18.3 degrees.
-_PLANES = {
+#: Where the atoms of planes 1 to 4 are in the bulk: x and y in a = 3.84 Å.
+_SITES = [
+    [[0, -0.5], [0, 0.5]],
+    [[0.5, -0.5], [0.5, 0.5]],
+    [[0.5, 0], [0.5, 1]],
+    [[0, 0], [0, 1]],
+]
+#: How far they are from there along y and z in Å: Keating's forces, with the dimer imposed at
+#: 2.30 Å, or at 2.28 Å and a tilt of 18.3 degrees.
+_DISPLACEMENTS = {
     "symmetric": [
-        [[0, -1.1501, -0.1297], [0, 1.1501, -0.1297]],
-        [[1.92, -1.7675, -1.3677], [1.92, 1.7675, -1.3677]],
-        [[1.92, 0.0, -2.8704], [1.92, 3.8401, -2.5785]],
-        [[0, 0.0, -4.1482], [0, 3.8401, -4.0053]],
+        [[0.770, -0.130], [-0.770, -0.130]],
+        [[0.153, -0.010], [-0.153, -0.010]],
+        [[0.0, -0.155], [0.0, 0.137]],
+        [[0.0, -0.075], [0.0, 0.068]],
     ],
     "buckled": [
-        [[0, -1.0795, -0.6046], [0, 1.0853, 0.1111]],
-        [[1.92, -1.7344, -1.5704], [1.92, 1.7912, -1.2040]],
-        [[1.92, 0.0533, -2.8765], [1.92, 3.8112, -2.5761]],
-        [[0, 0.0354, -4.1506], [0, 3.8065, -4.0035]],
+        [[0.841, -0.605], [-0.835, 0.111]],
+        [[0.186, -0.213], [-0.129, 0.154]],
+        [[0.053, -0.161], [-0.029, 0.139]],
+        [[0.035, -0.077], [-0.034, 0.070]],
     ],
 }
 
@@ -102,11 +109,20 @@ def _silicon_001_bulk(first_plane: int, atom: Scatterer) -> Bulk:
     return Bulk(layers, [a / 2, a / 2, -2 * spacing])
 
 
+def _plane(reconstruction: str, number: int) -> npt.NDArray[np.float64]:
+    """Places in Å of the two atoms of a plane, counted from 1, under dimers or of dimers."""
+    a, spacing = SILICON_LATTICE_CONSTANT / np.sqrt(2), SILICON_LATTICE_CONSTANT / 4
+    places = np.zeros((2, 3))
+    places[:, :2] = a * np.array(_SITES[number - 1])
+    places[:, 1:] += _DISPLACEMENTS[reconstruction][number - 1]
+    return places - [0, 0, (number - 1) * spacing]
+
+
 @lru_cache(maxsize=16)
 def _relaxed_planes(reconstruction: str, atom: Scatterer) -> tuple[Layer, ...]:
     """Planes 3 and 4 under dimers."""
     a = SILICON_LATTICE_CONSTANT / np.sqrt(2)
-    return tuple(Layer(np.diag([a, 2 * a]), plane, atom) for plane in _PLANES[reconstruction][2:])
+    return tuple(Layer(np.diag([a, 2 * a]), _plane(reconstruction, n), atom) for n in (3, 4))
 
 
 def silicon_001(
@@ -148,11 +164,11 @@ def silicon_001(
         if height or length:
             raise ValueError("the (1x1) surface has no dimers whose height or length could change")
         return Surface([Layer(np.diag([a, a]), [[0, a / 2, 0]], atom)], _silicon_001_bulk(2, atom))
-    if reconstruction not in _PLANES:
+    if reconstruction not in _DISPLACEMENTS:
         raise ValueError(
             f"the reconstruction is 'symmetric', 'buckled' or '1x1'; not {reconstruction!r}"
         )
-    dimer, plane_2 = np.array(_PLANES[reconstruction][:2], dtype=float)
+    dimer, plane_2 = _plane(reconstruction, 1), _plane(reconstruction, 2)
     centre, half = dimer.mean(axis=0), 0.5 * (dimer[1] - dimer[0])
     half *= 1 + 0.5 * length / np.linalg.norm(half)
     dimer = np.array([centre - half, centre + half]) + [0, 0, height]
