@@ -16,7 +16,10 @@ import numpy.typing as npt
 import torch
 
 from .phase_shifts import Scatterer
-from .waves import Floats, Waves
+from .waves import Floats, Waves, lattice_points
+
+#: Å.
+_CLOSEST = 0.5
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -56,6 +59,8 @@ class Layer:
         kinds = (scatterers,) * len(places) if isinstance(scatterers, Scatterer) else scatterers
         if len(kinds) != len(places):
             raise ValueError(f"{len(places)} positions need as many scatterers; not {len(kinds)}")
+        if _closest(cell, places) < _CLOSEST:
+            raise ValueError(f"two atoms of a layer are closer than {_CLOSEST} Å: give each once")
         object.__setattr__(self, "lattice", cell)
         object.__setattr__(self, "positions", places)
         object.__setattr__(self, "scatterers", tuple(kinds))
@@ -73,6 +78,17 @@ class Layer:
     def moved(self, by: npt.ArrayLike) -> Layer:
         """Return the layer at another place."""
         return Layer(self.lattice, self.positions + np.asarray(by, dtype=float), self.scatterers)
+
+
+def _closest(lattice: Floats, places: Floats) -> float:
+    """The smallest distance of two atoms, if it is below `_CLOSEST`."""
+    found = [np.inf]
+    for i, one in enumerate(places):
+        for other in places[:i]:
+            d = one - other
+            cells = lattice_points(lattice, -d[:2], _CLOSEST) @ lattice
+            found.extend(np.hypot(np.linalg.norm(cells + d[:2], axis=1), d[2]))
+    return float(min(found))
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,8 +34,8 @@ class PhaseShifts:
 
     Examples
     --------
-    >>> flat = PhaseShifts([10.0, 50.0, 100.0], [[0.5], [0.7], [0.9]])
-    >>> flat.at(75.0).round(2).tolist()
+    >>> flat = PhaseShifts([10.0, 55.0, 100.0], [[0.5], [0.7], [0.9]])
+    >>> flat.at(77.5).round(2).tolist()
     [0.8]
     """
 

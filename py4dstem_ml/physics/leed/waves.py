@@ -33,9 +33,11 @@ class Settings:
     absorption_ev : float
         V_0i: inelastic scattering as an imaginary part of the potential, above 0.
     lmax : int
-        Highest angular momentum that scatters: 6 up to 100 eV for silicon.
+        Highest angular momentum that scatters. For silicon 6 is within 0.5 % at 60 eV and
+        within 2 % at 95 eV, where 7 is within 0.5 %.
     beam_cutoff : float
-        Plane waves that decay below this from a layer to the next are left out.
+        Plane waves that decay below this from a layer to the next are left out. 1e-3 is within
+        1.5 % for Si(001) with dimers, 3e-4 within 0.5 %, in a third more time.
     lattice_cutoff : float
         Lattice sums end where absorption has damped the waves to this.
     onset : float
@@ -48,7 +50,7 @@ class Settings:
     inner_potential_ev: float = 10.0
     absorption_ev: float = 4.0
     lmax: int = 6
-    beam_cutoff: float = 1e-3
+    beam_cutoff: float = 3e-4
     lattice_cutoff: float = 1e-3
     onset: float = 1.25
     real_prefactor: bool = False

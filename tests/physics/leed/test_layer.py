@@ -122,6 +122,7 @@ def test_weak_atoms_scatter_once():
         ([[1, 0], [2, 0]], [[0, 0, 0]], HEAVY, "not parallel"),
         (SQUARE, [[0, 0]], HEAVY, "rows x, y, z"),
         (SQUARE, [[0, 0, 0]], [HEAVY, HEAVY], "as many scatterers"),
+        (SQUARE, [[0.1, 0, 0], [3.0, 2.9, 0.1]], HEAVY, "closer than 0.5 Å"),
     ],
 )
 def test_bad_layers_are_refused(lattice, positions, scatterers, message):

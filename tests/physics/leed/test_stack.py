@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from leed.solids import HEAVY, LIGHT, OBLIQUE, SKEW, SQUARE, waves_of
 
 from py4dstem_ml.physics.leed.layer import Layer
@@ -86,6 +87,15 @@ def test_many_directions_and_surfaces_are_as_one_by_one():
         for j in range(2):
             _, alone = amplitudes(surface, 50.0, k[j], SETTINGS, beams)
             np.testing.assert_allclose(together[i, j], alone[0, 0], atol=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    k = incidence(50.0, 9.0, 50.0)
+    here, there = (
+        amplitudes(SURFACE, 50.0, k, SETTINGS, device=device)[1].cpu() for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(here, there, atol=1e-10)
 
 
 @pytest.mark.parametrize(
