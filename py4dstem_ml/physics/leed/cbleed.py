@@ -115,21 +115,21 @@ class Disks:
     beams: Ints
     reflectivity: Floats
 
-    def intensities(self, beam: int, k: npt.ArrayLike) -> Floats:
+    def intensities(self, beam: int, k: tuple[npt.ArrayLike, npt.ArrayLike]) -> Floats:
         """Return a beam's intensity of each surface at parallel wave vectors k = (x, y).
 
         Parameters
         ----------
         beam : int
             Place in ``beams``.
-        k : array_like, shapes (n, 1) and (1, m), as a pair
-            x and y of incidence in rad/Å.
+        k : pair of array_like, shapes (n, 1) and (1, m)
+            x and y of incidence in rad/Å, within the disk's square.
 
         Returns
         -------
         ndarray, shape (s, n, m)
         """
-        x, y = (np.asarray(one, dtype=float) for one in k)  # type: ignore[union-attr]
+        x, y = (np.asarray(one, dtype=float) for one in k)
         along = self._spline(x.ravel() - self.centre[0])
         across = self._spline(y.ravel() - self.centre[1])
         smooth = along @ self.reflectivity[:, beam] @ across.T

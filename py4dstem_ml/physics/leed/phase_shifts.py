@@ -93,7 +93,7 @@ class Scatterer:
         """Return t_l = exp(i delta_l) sin(delta_l), damped by thermal motion, shape (lmax + 1,).
 
         The scattering amplitude is multiplied by exp(-u^2 |dk|^2 / 2) and expanded again
-        (Pendry 1974, section VI).
+        (Pendry 1974).
 
         Parameters
         ----------

@@ -15,8 +15,11 @@ import numpy.typing as npt
 import torch
 
 from .layer import Layer, PartialWaves, PlaneWaveScattering, identity_like, scatter
+from .phase_shifts import HBAR2_OVER_2M
 from .waves import Floats, Ints, Settings, Waves, reciprocal, select_beams
 
+#: Directions carried together: their matrices take 1 MB each.
+_BLOCK = 96
 #: Doublings after which the bulk is taken as too transparent.
 _DOUBLINGS = 16
 #: Relative change of the reflection that ends the doubling; the next change would be its square.
@@ -125,7 +128,7 @@ def join(
 ) -> PlaneWaveScattering:
     """Return one stack over another; ``step`` leads from the lower one's top to the upper's bottom.
 
-    Pendry 1974, equations 4.23: the waves between them are summed to all orders.
+    The waves between them are summed to all orders (Pendry 1974, chapter IV).
     """
     up, down = waves.phases(step)
     below = up[:, :, None] * lower.reflect_up * down[:, None, :]
@@ -279,23 +282,26 @@ def amplitudes(
     Raises
     ------
     ValueError
-        If surfaces differ in their lattice, the incident wave does not run in the vacuum, or
-        settings or phase shifts do not reach.
+        If surfaces differ in their lattice, the incident wave does not run in the vacuum, the
+        specular beam is not the first, or settings or phase shifts do not reach.
     """
     settings = settings or Settings()
     stacks = [surfaces] if isinstance(surfaces, Surface) else list(surfaces)
     if not stacks or any(np.abs(s.lattice - stacks[0].lattice).max() > 1e-6 for s in stacks):
         raise ValueError("give one surface at least, and only surfaces of one lattice")
     incident = np.asarray(k, dtype=float).reshape(-1, 2)
-    if not (incident**2).sum(1).max() < energy_ev / 3.81:
+    if not (incident**2).sum(1).max() < energy_ev / HBAR2_OVER_2M:
         raise ValueError("the incident wave must run in the vacuum: |k| < 0.5123 sqrt(energy_ev)")
     lattice = stacks[0].lattice
     if beams is None:
         spacing = min(map(smallest_spacing, stacks))
         beams = select_beams(lattice, energy_ev, spacing, settings, incident.mean(0))
+    if np.any(beams[0]):
+        raise ValueError("the first of the beams is the specular one, (0, 0)")
     parallel = torch.from_numpy(incident[:, None] + beams @ reciprocal(lattice)).to(device)
-    waves = Waves(energy_ev, parallel, settings)
-    return beams, torch.stack([_reflect(one, waves, beams) for one in stacks])
+    blocks = [Waves(energy_ev, part, settings) for part in parallel.split(_BLOCK)]
+    found = [[_reflect(one, waves, beams) for one in stacks] for waves in blocks]
+    return beams, torch.cat([torch.stack(block) for block in found], dim=1)
 
 
 def _reflect(surface: Surface, waves: Waves, beams: Ints) -> torch.Tensor:

@@ -1,10 +1,13 @@
 """Surfaces: reciprocity, mirrors, and the same solid cut into layers in different ways."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from leed.solids import HEAVY, LIGHT, OBLIQUE, SKEW, SQUARE, waves_of
 
+from py4dstem_ml.physics.leed import stack
 from py4dstem_ml.physics.leed.layer import Layer
 from py4dstem_ml.physics.leed.stack import Bulk, Surface, amplitudes, smallest_spacing
 from py4dstem_ml.physics.leed.waves import Settings, incidence, reciprocal, select_beams
@@ -78,15 +81,24 @@ def test_a_surface_without_reconstruction_is_the_same_in_a_supercell():
     np.testing.assert_allclose(found[..., -2:], 0, atol=1e-9)
 
 
-def test_many_directions_and_surfaces_are_as_one_by_one():
+def test_many_directions_and_surfaces_are_as_one_by_one(monkeypatch):
+    monkeypatch.setattr(stack, "_BLOCK", 2)
     other = Surface([TOP.moved([0, 0, 0.1]), MIDDLE], SKEW)
-    k = np.array([incidence(50.0, 9.0, 50.0), incidence(50.0, 3.0, -20.0)])
+    k = np.array([incidence(50.0, 9.0, 50.0), incidence(50.0, 3.0, -20.0), [0, 0.1]])
     beams, together = amplitudes([SURFACE, other], 50.0, k, SETTINGS)
-    assert together.shape == (2, 2, len(beams))
+    assert together.shape == (2, 3, len(beams))
     for i, surface in enumerate((SURFACE, other)):
-        for j in range(2):
+        for j in range(3):
             _, alone = amplitudes(surface, 50.0, k[j], SETTINGS, beams)
             np.testing.assert_allclose(together[i, j], alone[0, 0], atol=1e-12)
+
+
+def test_waves_are_damped_from_the_potentials_edge():
+    k = incidence(50.0, 9.0, 50.0)
+    beams, near = amplitudes(SURFACE, 50.0, k, SETTINGS)
+    _, far = amplitudes(SURFACE, 50.0, k, replace(SETTINGS, onset=2.0), beams)
+    normal = waves_of(CELL, 50.0, k, beams, SETTINGS).normal[0]
+    np.testing.assert_allclose(far[0, 0], near[0, 0] * torch.exp(0.75j * (normal + normal[0])))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -109,6 +121,7 @@ def test_on_a_gpu():
         (lambda: Surface([Layer(SQUARE, [[0, 0, 1.0]], HEAVY)], SKEW), "whole-number sums"),
         (lambda: amplitudes([], 50.0, (0, 0)), "one surface at least"),
         (lambda: amplitudes(SURFACE, 50.0, (9.0, 0)), "run in the vacuum"),
+        (lambda: amplitudes(SURFACE, 50.0, (0, 0), beams=np.array([[1, 0]])), "specular"),
         (lambda: amplitudes(SURFACE, 500.0, (0, 0)), "table"),
         (lambda: amplitudes(SURFACE, 50.0, (0, 0), Settings(absorption_ev=0.0)), "absorption_ev"),
     ],

@@ -31,6 +31,19 @@ def test_atoms_of_a_dimer_surface_have_their_neighbours(kind, dimer):
         assert lengths[0] > 2.2
 
 
+@pytest.mark.data
+@pytest.mark.parametrize(("kind", "name"), [("symmetric", "sym_imposed"), ("buckled", "buckled")])
+def test_coordinates_are_those_of_the_relaxed_slabs(data_folder, kind, name):
+    slab = np.loadtxt(data_folder / "leed" / f"si001_2x1_{name}_keating.txt")
+    surface = silicon_001(kind)
+    found = np.concatenate([layer.positions for layer in surface.layers])
+    np.testing.assert_allclose(found, slab[:8, 1:], atol=1.5e-3)
+    below = slab[8:12, 1:].reshape(2, 2, 3)
+    for layer, pair in zip(surface.bulk.layers, below, strict=True):
+        off = (pair - layer.origin) / [3.8403, 3.8403, 1]
+        assert np.abs(off - np.rint(off) * [1, 1, 0]).max() < 0.02
+
+
 def test_displaced_dimers():
     for kind in ("symmetric", "buckled"):
         usual, moved = silicon_001(kind), silicon_001(kind, height=0.2, length=-0.1)
