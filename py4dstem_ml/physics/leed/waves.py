@@ -45,6 +45,12 @@ class Settings:
     real_prefactor : bool
         Divide a layer of one atom by the real part of the wave number, as CLEED does, in place
         of the wave number: only to compare with CLEED. Intensities change by about 1 %.
+
+    Raises
+    ------
+    ValueError
+        If a cut-off is not between 0 and 1, or ``lmax``, ``absorption_ev`` or ``onset`` is
+        negative.
     """
 
     inner_potential_ev: float = 10.0
@@ -54,6 +60,12 @@ class Settings:
     lattice_cutoff: float = 1e-3
     onset: float = 1.25
     real_prefactor: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 < self.beam_cutoff < 1 and 0 < self.lattice_cutoff < 1):
+            raise ValueError("cut-offs are shares of an amplitude, between 0 and 1")
+        if not min(self.lmax, self.absorption_ev, self.onset) >= 0:
+            raise ValueError("lmax, absorption_ev and onset are not negative")
 
     def wave_number(self, energy_ev: float) -> complex:
         """Return kappa within the solid in rad/Å, at an energy above the vacuum."""

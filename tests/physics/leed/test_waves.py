@@ -96,3 +96,17 @@ def test_fluxes_of_vacuum_beams():
     np.testing.assert_allclose(
         ratio, [1, out / (0.512317 * np.sqrt(40) * np.sqrt(0.75)), 0], rtol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"beam_cutoff": 0.0}, "between 0 and 1"),
+        ({"lattice_cutoff": 1.5}, "between 0 and 1"),
+        ({"lmax": -1}, "not negative"),
+        ({"absorption_ev": -4.0}, "not negative"),
+    ],
+)
+def test_bad_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**wrong)
