@@ -121,14 +121,18 @@ class BraggLines(nn.Module):
             Summed over the signs.
         torch.Tensor, shape (b, pixels, pixels)
         """
-        coupling = (4.0 * u.square() + 1e-6)[:, None, None]
-        energy = self.off.square() + coupling
-        share = (coupling * self.weight) / energy
-        lost = energy.sqrt_().mul_((0.5 * pi * tau)[:, None, None, None]).sin_().square_()
-        lost = lost.mul_(share)
-        summed = lost.sum(2)
-        left = lost.clamp_(max=_MOST).neg_().log1p_().sum((2, 3))
+        # One by one: a pattern's numbers stay in the processor's cache.
+        pairs = [self._two_beams(one, depth) for one, depth in zip(u, tau, strict=True)]
+        summed, left = (torch.stack(values) for values in zip(*pairs, strict=True))
         return summed, left.unflatten(1, (self.pixels, self.pixels))
+
+    def _two_beams(self, u: torch.Tensor, tau: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        coupling = 4.0 * u.square() + 1e-6
+        energy = self.off.square().add_(coupling)
+        share = (coupling * self.weight) / energy
+        lost = energy.sqrt_().mul_(0.5 * pi * tau).sin_().square_().mul_(share)
+        summed = lost.sum(1)
+        return summed, lost.clamp_(max=_MOST).neg_().log1p_().sum((1, 2))
 
     def draw(self, weights: torch.Tensor) -> torch.Tensor:
         """Draw lines of given weights (b, kinds, c, g) on the quadrant, (b, c, pixels, pixels)."""

@@ -24,14 +24,15 @@ class Block(nn.Module):
         super().__init__()
         self.first = convolution(n_in, n_out, padding)
         self.second = convolution(n_out, n_out, padding)
-        self.norm = nn.GroupNorm(8, n_in, affine=True) if n_in % 8 == 0 else nn.Identity()
+        with torch.no_grad():
+            self.second.weight.mul_(0.1)
         self.tell = nn.Linear(told, 2 * n_out)
         self.past = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
 
     def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         scale, shift = self.tell(told)[..., None, None].chunk(2, dim=1)
-        inner = self.first(functional.gelu(self.norm(x)))
-        return self.past(x) + self.second(functional.gelu(inner * (1.0 + scale) + shift))
+        inner = self.first(functional.relu(x))
+        return self.past(x) + self.second(functional.relu(inner * (1.0 + scale) + shift))
 
 
 class Attention(nn.Module):
@@ -45,7 +46,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.tell = nn.Linear(told, width)
         self.inner = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+            nn.Linear(width, 2 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
         )
 
     def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 #: Columns of a shard that are copied from the table of crystals.
 _COPIED = ("material_id", "formula", "prototype", "spacegroup")
 _DEEPEST = 65535
+#: Coefficients of a potential below this share of the greatest are rounding.
+_ODD = 1e-4
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ class LibraryConfig:
     half_width : float
         Of the square of directions, in reciprocal lattice vectors: 8 / a is 0.20 / a rad at
         200 kV, a in Å.
-    max_beams : int
-        Beams diagonalised together; the others count as a perturbation.
+    max_beams : (int, int)
+        Beams diagonalised together, of centred and of primitive projections; the others count as a
+        perturbation. R of a bright field with all of them (up to 2500) is above .999 at 50 nm but
+        for a few heavy primitive cells of 10 Å, e.g. CaHg11 (.95).
     absorption : bool
     crystals_per_shard : int
     """
@@ -58,7 +62,7 @@ class LibraryConfig:
     reflections: tuple[tuple[int, int], ...] = ((0, 0), (2, 0), (2, 2), (4, 0))
     pixels: int = 64
     half_width: float = 8.0
-    max_beams: int = 400
+    max_beams: tuple[int, int] = (400, 700)
     absorption: bool = False
     crystals_per_shard: int = 64
 
@@ -112,12 +116,14 @@ def simulate_shard(
     potentials, patterns = [], []
     for index in chosen.tolist():
         crystal, a = table[index], float(table.field("cell")[index, 0])
-        potentials.append(projected_potential(crystal, config.pixels).potential)
+        potential = projected_potential(crystal, config.pixels).potential
+        potentials.append(potential)
         with torch.no_grad():
             disks = lacbed(
                 crystal, (0, 0, 1), config.energy_ev, config.thicknesses,
                 half_width=config.half_width / a, pixels=config.pixels,
-                reflections=[(*hk, 0) for hk in config.reflections], max_beams=config.max_beams,
+                reflections=[(*hk, 0) for hk in config.reflections],
+                max_beams=config.max_beams[_is_primitive(potential)],
                 absorption=config.absorption, progress=False,
             )  # fmt: skip
         patterns.append(disks.images.numpy())
@@ -130,6 +136,13 @@ def simulate_shard(
             file[name] = column.astype("S") if column.dtype.kind == "U" else column
         file.attrs.update(origin)
     return path
+
+
+def _is_primitive(potential: npt.NDArray) -> bool:
+    """Whether a projected cell has no smaller one: coefficients where h + k is odd."""
+    size = np.abs(np.fft.fft2(potential))
+    odd = np.indices(size.shape).sum(0) % 2 == 1
+    return bool(size[odd].max() > _ODD * size.max())
 
 
 def _write_pictures(file: h5py.File, name: str, pictures: npt.NDArray) -> None:

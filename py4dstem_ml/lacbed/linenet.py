@@ -86,7 +86,7 @@ class _Quadrant(nn.Module):
             self.down.append(Block(here, below, "replicate", _TOLD))
             self.up.insert(0, Block(2 * below, here, "replicate", _TOLD))
         self.attend = Attention(widths[-1], _TOLD)
-        self.leave = nn.Sequential(nn.GELU(), convolution(widths[0], n_out, "replicate"))
+        self.leave = nn.Sequential(nn.ReLU(), convolution(widths[0], n_out, "replicate"))
 
     def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         x = self.enter(x)
