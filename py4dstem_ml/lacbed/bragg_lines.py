@@ -1,26 +1,17 @@
-"""Bragg lines: where each reflection darkens the bright field, and how much for two beams.
+"""Bragg lines: the directions at which a reflection is excited.
 
 In natural variables (`natural`) the wave of direction k is off the Bragg condition of g by
-G = g^2 + 2 k.g, and reflects at two beams, incident and diffracted,
-
-    I = 4 u_g^2 / E^2 sin^2(pi tau E / 2),    E^2 = G^2 + 4 u_g^2
-
-(Hirsch et al., Electron Microscopy of Thin Crystals (1965), eq. 8.21). A bright field of a cubic
-crystal along [001] has both mirrors, so that a quadrant of directions and one of reflections,
-summed over the four signs, hold all.
+G = g^2 + 2 k.g. A bright field of a cubic crystal along [001] has both mirrors, so that a quadrant
+of directions and one of reflections, summed over the four signs, hold all.
 """
 
 from __future__ import annotations
-
-from math import pi
 
 import torch
 from torch import nn
 
 #: Widths of the lines that networks read along and draw, in G.
 _WIDTHS = (0.5, 2.0, 8.0)
-#: A reflection takes no more than this of the bright field.
-_MOST = 0.99
 
 
 def quadrant(pictures: torch.Tensor) -> torch.Tensor:
@@ -64,20 +55,9 @@ class BraggLines(nn.Module):
         self.pixels, self.side = pixels, highest + 1
         # Where h or k is zero two signs are one reflection.
         weight = 0.5 ** (pairs == 0).sum(1).float()
-        self.register_buffer("off", off.reshape(pixels**2, 4, len(pairs)), persistent=False)
-        self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("pairs", pairs, persistent=False)
-        self.register_buffer("lines", self._lines(), persistent=False)
-
-    def _lines(self) -> torch.Tensor:
-        """Even and odd profiles across the lines, summed over signs, (kinds, pixels^2, g)."""
-        kinds = []
-        for width in _WIDTHS:
-            even = 1.0 / (1.0 + (self.off / width).square())
-            for profile in (even, even * self.off / width):
-                summed = (profile * self.weight).sum(1)
-                kinds.append(summed / summed.square().mean().sqrt())
-        return torch.stack(kinds)
+        lines = _profiles(off.reshape(pixels**2, 4, len(pairs)), weight)
+        self.register_buffer("lines", lines, persistent=False)
 
     @property
     def kinds(self) -> int:
@@ -106,34 +86,6 @@ class BraggLines(nn.Module):
         """Return |u_g| of potentials (b, n, n), shape (b, g), the mean over signs."""
         return self.spectra(u.float()).abs().square().mean(-2).sqrt()
 
-    def two_beams(self, u: torch.Tensor, tau: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reflected intensities at two beams, and log of what all of them leave.
-
-        Parameters
-        ----------
-        u : torch.Tensor, shape (b, g)
-            |u_g|.
-        tau : torch.Tensor, shape (b,)
-
-        Returns
-        -------
-        torch.Tensor, shape (b, pixels^2, g)
-            Summed over the signs.
-        torch.Tensor, shape (b, pixels, pixels)
-        """
-        # One by one: a pattern's numbers stay in the processor's cache.
-        pairs = [self._two_beams(one, depth) for one, depth in zip(u, tau, strict=True)]
-        summed, left = (torch.stack(values) for values in zip(*pairs, strict=True))
-        return summed, left.unflatten(1, (self.pixels, self.pixels))
-
-    def _two_beams(self, u: torch.Tensor, tau: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        coupling = 4.0 * u.square() + 1e-6
-        energy = self.off.square().add_(coupling)
-        share = (coupling * self.weight) / energy
-        lost = energy.sqrt_().mul_(0.5 * pi * tau).sin_().square_().mul_(share)
-        summed = lost.sum(1)
-        return summed, lost.clamp_(max=_MOST).neg_().log1p_().sum((1, 2))
-
     def draw(self, weights: torch.Tensor) -> torch.Tensor:
         """Draw lines of given weights (b, kinds, c, g) on the quadrant, (b, c, pixels, pixels)."""
         drawn = torch.einsum("kpg,bkcg->bcp", self.lines, weights)
@@ -143,3 +95,17 @@ class BraggLines(nn.Module):
         """Return means of maps (b, c, pixels, pixels) along the lines, (b, kinds c, g)."""
         found = torch.einsum("kpg,bcp->bkcg", self.lines, maps.flatten(2))
         return found.flatten(1, 2) / self.pixels**2
+
+
+def _profiles(off: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Even and odd profiles across the lines, summed over signs, (kinds, pixels^2, g).
+
+    ``off`` (pixels^2, 4, g) is how far each direction is off the Bragg condition.
+    """
+    kinds = []
+    for width in _WIDTHS:
+        even = 1.0 / (1.0 + (off / width).square())
+        for profile in (even, even * off / width):
+            summed = (profile * weight).sum(1)
+            kinds.append(summed / summed.square().mean().sqrt())
+    return torch.stack(kinds)

@@ -38,6 +38,8 @@ class LacbedData:
         V·Å, float32.
     patterns : torch.Tensor, shape (n, t, H / 2, W / 2)
         Quadrants of the bright fields, float16.
+    few_beams : torch.Tensor, shape (n, t, H / 2, W / 2)
+        The same with few beams, see `bright_field`.
     a : ndarray, shape (n,)
         Å.
     thicknesses : tuple of float, length t
@@ -50,6 +52,7 @@ class LacbedData:
 
     potential: torch.Tensor
     patterns: torch.Tensor
+    few_beams: torch.Tensor
     a: npt.NDArray[np.float64]
     thicknesses: tuple[float, ...]
     energy_ev: float
@@ -96,6 +99,7 @@ class LacbedData:
         return cls(
             potential=torch.from_numpy(joined.pop("potential")),
             patterns=torch.from_numpy(joined.pop("patterns")),
+            few_beams=torch.from_numpy(joined.pop("few_beams")),
             thicknesses=tuple(config["thicknesses"]), energy_ev=config["energy_ev"],
             half_width=config["half_width"], **joined,
         )  # fmt: skip
@@ -122,6 +126,7 @@ def _columns_of(file: h5py.File) -> dict[str, npt.NDArray]:
     columns = {
         "potential": read_pictures(file, "potential"),
         "patterns": quadrant(bright).half().numpy(),
+        "few_beams": file["few_beams"][:],
         "a": file["a"][:],
         "spacegroup": file["spacegroup"][:].astype(np.int64),
     }

@@ -21,6 +21,7 @@ from torch import nn
 from ..compute import mixed_precision, pick_device
 from ..progress import progress_bar
 from ..tables import Row, markdown_table
+from .bragg_lines import unfolded
 from .dataset import SPLIT_RULE, LacbedData, split_materials
 from .network import load_network
 from .pix2pix import normalised
@@ -66,11 +67,16 @@ def with_network(network: nn.Module) -> Method:
     device = next(network.parameters()).device
 
     def method(batch: Batch, chosen: npt.NDArray[np.int64], number: int) -> torch.Tensor:
-        given = batch.u if network.direction == "forward" else batch.pattern
+        given = [value.to(device) for value in batch.given_to(network)]
         with torch.no_grad(), mixed_precision(device):
-            return network(given.to(device), batch.tau.to(device)).float().cpu()
+            return network(*given).float().cpu()
 
     return method
+
+
+def few_beams(batch: Batch, chosen: npt.NDArray[np.int64], number: int) -> torch.Tensor:
+    """The bright fields of few beams that the line network mends."""
+    return unfolded(batch.few)
 
 
 class Neighbour:
@@ -256,6 +262,8 @@ def evaluate(
         }  # fmt: skip
         if not methods:
             continue
+        if direction == "forward":
+            methods["few beams, no network"] = few_beams
         if neighbours:
             nearest = Neighbour(data, parts["train"], parts["validation"], direction)
             methods["nearest neighbour"] = nearest

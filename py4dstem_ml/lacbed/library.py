@@ -23,6 +23,8 @@ from ..physics.lacbed import lacbed
 from ..physics.projection import projected_potential
 from ..physics.structures import CrystalTable, cached_table
 from ..shards import is_made, make_shards, origin_of, written_whole
+from .bright_field import BrightField, coefficients_of
+from .natural import depth, strength_per_volt
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +100,9 @@ def simulate_shard(
     Path
         ``lacbed-<number>.h5``. Pictures are linear in 16 bits, from the least to the greatest
         value in ``*_range`` (..., 2): ``potential`` (n, H, W) in V·Å, see `projected_potential`,
-        and ``patterns`` (n, t, r, H, W), the incident intensity being 1. ``a`` (n,) is in Å; the
-        other columns are those of the table.
+        and ``patterns`` (n, t, r, H, W), the incident intensity being 1. ``few_beams``
+        (n, t, H / 2, W / 2) are quadrants of the bright field with few beams, see `bright_field`.
+        ``a`` (n,) is in Å; the other columns are those of the table.
 
     Raises
     ------
@@ -113,11 +116,17 @@ def simulate_shard(
     table = cached_table(structures)
     first = number * config.crystals_per_shard
     chosen = cubic_crystals(table, seed)[first : first + config.crystals_per_shard]
-    potentials, patterns = [], []
+    few_beams = BrightField(config.pixels, config.half_width, cell_pixels=config.pixels)
+    potentials, patterns, quick, lattice_constants = [], [], [], []
     for index in chosen.tolist():
-        crystal, a = table[index], float(table.field("cell")[index, 0])
+        crystal = table[index]
+        a = float(torch.linalg.norm(crystal.lattice[0]))
+        lattice_constants.append(a)
         potential = projected_potential(crystal, config.pixels).potential
         potentials.append(potential)
+        u = torch.from_numpy(potential * strength_per_volt(a, config.energy_ev))
+        tau = [depth(a, thickness, config.energy_ev) for thickness in config.thicknesses]
+        quick.append(few_beams(coefficients_of(u), torch.tensor(tau)).half().numpy())
         with torch.no_grad():
             disks = lacbed(
                 crystal, (0, 0, 1), config.energy_ev, config.thicknesses,
@@ -130,7 +139,8 @@ def simulate_shard(
     with written_whole(path) as file:
         _write_pictures(file, "potential", np.array(potentials))
         _write_pictures(file, "patterns", np.array(patterns))
-        file["a"] = table.field("cell")[chosen, 0].astype(np.float64)
+        file.create_dataset("few_beams", data=np.array(quick), compression="lzf", shuffle=True)
+        file["a"] = np.array(lattice_constants)
         for name in _COPIED:
             column = table.field(name)[chosen]
             file[name] = column.astype("S") if column.dtype.kind == "U" else column

@@ -1,11 +1,12 @@
 """LineNet: potential to pattern and back by way of the Bragg lines.
 
 What couples a unit cell and its bright field is geometry: every reflection darkens a line of
-directions of its own. Both networks carry it built in. Forward, features of the potential on the
-torus of the unit cell become features of reflections that no shift of the origin changes (cross
-spectra: of a field and its square, the structure invariants), and are drawn along their lines,
-beside what two beams would do. Inverse, features of the pattern are read along the lines, and
-reflections find their signs among themselves.
+directions of its own. Both networks carry it built in. Forward, a few beams make a first picture,
+exact but for what they leave out (`bright_field`); features of the potential on the torus of the
+unit cell become features of reflections that no shift of the origin changes (cross spectra: of a
+field and its square, the structure invariants), are drawn along their lines, and mend that
+picture. Inverse, features of the pattern are read along the lines, and reflections find their
+signs among themselves.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from .bragg_lines import BraggLines, quadrant, unfolded
+from .bright_field import BrightField, coefficients_of
 from .layers import Attention, Block, Told, convolution
 from .natural import conditions
 
@@ -74,7 +76,7 @@ def signed_root(x: torch.Tensor) -> torch.Tensor:
     return x * (x.square() + _LEAST).pow(-0.25)
 
 
-class _Quadrant(nn.Module):
+class QuadrantNet(nn.Module):
     """A U-Net over the quadrant of directions, whose inner edges are mirrors."""
 
     def __init__(self, n_in: int, widths: tuple[int, ...], n_out: int) -> None:
@@ -105,7 +107,7 @@ class _Quadrant(nn.Module):
 
 
 class LineGenerator(nn.Module):
-    """Bright fields of potentials.
+    """Bright fields of potentials: those of few beams, mended by a network.
 
     Parameters
     ----------
@@ -122,6 +124,7 @@ class LineGenerator(nn.Module):
         super().__init__()
         self.spec = spec
         width = spec.reflections
+        self.few_beams = BrightField(spec.pixels, spec.half_width, cell_pixels=spec.pixels)
         self.lines = spec.bragg_lines()
         self.told = Told(2, _TOLD)
         self.enter = convolution(2, spec.cell, "circular")
@@ -129,11 +132,16 @@ class LineGenerator(nn.Module):
         self.mix = nn.Linear(spec.cell + 2, 2 * width, bias=False)
         self.join = nn.Linear(2 * width + 3, width)
         self.reflections = nn.ModuleList(Attention(width, _TOLD) for _ in range(spec.depth))
-        self.weigh = nn.Linear(width, spec.lines * (self.lines.kinds + 1))
-        self.directions = _Quadrant(2 * spec.lines + 2, spec.widths, 2)
-        self.draw_norm = nn.GroupNorm(1, 2 * spec.lines)
+        self.weigh = nn.Linear(width, spec.lines * self.lines.kinds)
+        self.draw_norm = nn.GroupNorm(1, spec.lines)
+        self.directions = QuadrantNet(spec.lines + 2, spec.widths, 1)
+        # Untrained it leaves the picture of few beams as it is.
+        nn.init.zeros_(self.directions.leave[-1].weight)
+        nn.init.zeros_(self.directions.leave[-1].bias)
 
-    def forward(self, u: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, u: torch.Tensor, tau: torch.Tensor, few: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the bright fields (b, n, n), the incident intensity being 1.
 
         Parameters
@@ -141,21 +149,33 @@ class LineGenerator(nn.Module):
         u : torch.Tensor, shape (b, n, n)
             Potentials of one cell in natural units, see `natural`.
         tau : torch.Tensor, shape (b,)
+        few : torch.Tensor, shape (b, n / 2, n / 2), optional
+            Their bright fields with few beams, see `few_beam_patterns`, where these are known.
         """
+        few = self.few_beam_patterns(u, tau) if few is None else few
         spread = u.std((1, 2)).clamp(min=_LEAST)
         told = self.told(conditions(tau, spread))
         with torch.no_grad():
             coupling = self.lines.coefficients(u)
-            lost, left = self.lines.two_beams(coupling, tau)
         found = self._of_reflections(u / spread[:, None, None], coupling, spread, tau, told)
-        weights = self.weigh(found).mT.unflatten(1, (self.lines.kinds + 1, -1))
-        drawn = self.lines.draw(weights[:, 1:])
-        fringes = torch.einsum("bpg,bcg->bcp", lost, weights[:, 0].to(lost.dtype))
-        drawn = torch.cat([drawn, fringes.unflatten(2, drawn.shape[2:])], dim=1)
-        kinematic = torch.stack([left.exp(), left.clamp(min=-8.0) / 4.0], dim=1)
-        answer = self.directions(torch.cat([self.draw_norm(drawn), kinematic], dim=1), told)
-        gate, shift = answer.float().unbind(1)
-        return unfolded(left.exp() * (1.0 - gate) + shift)
+        drawn = self.lines.draw(self.weigh(found).mT.unflatten(1, (self.lines.kinds, -1)))
+        contrast = few.std((1, 2), keepdim=True).clamp(min=1e-4)
+        seen = [few, (few - few.mean((1, 2), keepdim=True)) / contrast]
+        x = torch.cat([self.draw_norm(drawn), torch.stack(seen, dim=1)], dim=1)
+        change = self.directions(x, told)[:, 0].float()
+        return unfolded(few + contrast * change)
+
+    def few_beam_patterns(self, u: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """Return quadrants (b, n / 2, n / 2) of the bright fields of few beams.
+
+        The origin of the potentials is brought to a centre of inversion.
+        """
+        with torch.no_grad(), torch.autocast(u.device.type, enabled=False):
+            found = [
+                self.few_beams(coefficients_of(one), depth[None])[0]
+                for one, depth in zip(u.float().cpu(), tau.float().cpu(), strict=True)
+            ]
+        return torch.stack(found).to(u.device)
 
     def _of_reflections(
         self, v: torch.Tensor, coupling: torch.Tensor, spread: torch.Tensor, tau: torch.Tensor,
@@ -202,7 +222,7 @@ class LineInverse(nn.Module):
         width = spec.reflections
         self.lines = spec.bragg_lines()
         self.told = Told(1, _TOLD)
-        self.directions = _Quadrant(1, spec.widths, spec.lines)
+        self.directions = QuadrantNet(1, spec.widths, spec.lines)
         self.join = nn.Linear(spec.lines * self.lines.kinds, width)
         self.place = nn.Parameter(0.02 * torch.randn(len(self.lines.pairs), width))
         self.patches = nn.Conv2d(spec.lines, width, 4, 4)

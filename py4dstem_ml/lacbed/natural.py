@@ -15,8 +15,8 @@ import torch
 from ..physics.electrons import POTENTIAL_VOLT_ANGSTROM2, lorentz_factor, wavelength
 
 #: Middle and span of log(tau) and log(std u) in the training library.
-_CENTRE = (-1.9, 1.9)
-_SPAN = (1.3, 0.8)
+_CENTRE = (-0.65, 2.6)
+_SPAN = (0.9, 0.6)
 
 
 def depth(a: float, thickness: float, energy_ev: float) -> float:

@@ -64,12 +64,12 @@ class _Predictor:
         """
         with self._lock:
             if self._loaded is None:
-                default = weights.default_name(f"lacbed-{self.direction}")
-                network = load_network(self.model or default, pick_device(self.device))
+                chosen = self.model or weights.default_name(f"lacbed-{self.direction}")
+                network = load_network(chosen, pick_device(self.device))
                 if network.direction != self.direction:
                     raise weights.WeightsError(
-                        f"{self.model} is a network of the {network.direction} direction, not "
-                        f"{self.direction}; take {default!r}"
+                        f"{chosen} is a network of the {network.direction} direction, not "
+                        f"{self.direction}; model=None takes one that is"
                     )
                 self._loaded = network
             return self._loaded
@@ -118,7 +118,7 @@ class _Predictor:
         self, network: nn.Module, pictures: npt.NDArray, tau: float
     ) -> npt.NDArray[np.float32]:
         """What a network makes of pictures (n, H, W)."""
-        found = []
+        found = [np.zeros((0, self.pixels, self.pixels), np.float32)]
         device = next(network.parameters()).device
         for start in range(0, len(pictures), _AT_ONCE):
             given = torch.from_numpy(pictures[start : start + _AT_ONCE]).float().to(device)
@@ -370,4 +370,5 @@ def _resampled(
     place = fine / size + 0.5 * (side - 1)
     grid = np.stack(np.meshgrid(place, place, indexing="ij"))
     drawn = np.array([map_coordinates(one, grid, order=1, mode="nearest") for one in pictures])
-    return drawn.reshape(-1, pixels, finer, pixels, finer).mean((2, 4)).astype(np.float32)
+    drawn = drawn.reshape(len(pictures), pixels, finer, pixels, finer)
+    return drawn.mean((2, 4)).astype(np.float32)

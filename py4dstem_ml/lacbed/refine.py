@@ -1,16 +1,9 @@
-"""Refine a projected potential until its exact pattern is the measured one.
-
-In natural variables (`natural`) the waves of one direction of the Brillouin zone pass a foil of
-depth tau by exp(i pi tau H), H = u_{h-h'} - |k + h|^2, in the approximation of small angles. Its
-diagonal holds the bright field at all directions k + h. Gradients pass the diagonalisation by
-divided differences (Daleckii and Krein), which degenerate levels do not disturb.
-"""
+"""Refine a projected potential until its exact pattern is the measured one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import pi
 
 import numpy as np
 import numpy.typing as npt
@@ -18,109 +11,12 @@ import torch
 
 from ..progress import progress_bar
 from .bragg_lines import quadrant, unfolded
+from .bright_field import FINE, BrightField
 from .natural import depth, strength_per_volt
 from .scores import likeness, pearson
 
-#: Beams that are diagonalised together, about; those nearest the axis.
-_BEAMS = 600
-#: Coefficients below this share of the greatest couple no beams.
-_COUPLED = 1e-4
 #: A pattern that agrees so well with its transpose has a square's diagonals.
 _SQUARE = 0.995
-
-
-class _Propagator(torch.autograd.Function):
-    """Diagonal of exp(i pi tau H) of real symmetric matrices (b, n, n), as real and imaginary."""
-
-    @staticmethod
-    def forward(ctx, matrix: torch.Tensor, tau: float) -> torch.Tensor:
-        values, vectors = torch.linalg.eigh(matrix)
-        phases = pi * tau * values
-        ctx.save_for_backward(values, vectors)
-        ctx.tau = tau
-        power = vectors.square()
-        return torch.stack(
-            [(power @ part[..., None])[..., 0] for part in (phases.cos(), phases.sin())], dim=-1
-        )
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        values, vectors = ctx.saved_tensors
-        # exp(ia) - exp(ib) = 2i sin((a - b) / 2) exp(i (a + b) / 2)
-        half = 0.5 * pi * ctx.tau * values
-        slope = pi * ctx.tau * torch.sinc((half[:, :, None] - half[:, None, :]) / pi)
-        middle = half[:, :, None] + half[:, None, :]
-        total = 0.0
-        for part, shape in zip(gradient.unbind(-1), (-middle.sin(), middle.cos()), strict=True):
-            inner = vectors.mT @ (part[..., None] * vectors)
-            total = total + vectors @ (inner * slope * shape) @ vectors.mT
-        return total, None
-
-
-class BrightField:
-    """Bright fields of cubic crystals along [001], with gradients with respect to the potential.
-
-    Parameters
-    ----------
-    pixels : int
-        Rows and columns of the pattern, even.
-    half_width : float
-        Of the square of directions, in reciprocal lattice vectors; each a whole number of pixels.
-    """
-
-    def __init__(self, pixels: int, half_width: float) -> None:
-        steps = round(pixels / (2.0 * half_width))
-        if pixels % 2 or abs(steps * 2.0 * half_width - pixels) > 1e-9:
-            raise ValueError("a reciprocal lattice vector must be a whole number of pixels long")
-        self.half, self.steps = pixels // 2, steps
-        self.nearest = int(np.ceil(half_width)) + 1
-        # Directions of the Brillouin zone that no mirror joins.
-        one = torch.unique(
-            torch.minimum(torch.arange(steps) + 0.5, steps - torch.arange(steps) - 0.5)
-        )
-        self.directions = torch.cartesian_prod(one, one) / steps
-
-    def __call__(self, coefficients: torch.Tensor, tau: float) -> torch.Tensor:
-        """Return a quadrant of the bright field, from the centre outwards.
-
-        Parameters
-        ----------
-        coefficients : torch.Tensor, shape (m, m)
-            u_h in the order of a Fourier transform; real, as about a centre of inversion.
-        tau : float
-
-        Returns
-        -------
-        torch.Tensor, shape (pixels / 2, pixels / 2)
-        """
-        image = coefficients.new_zeros(self.half, self.half)
-        for beams in self._uncoupled(coefficients):
-            amplitudes = _Propagator.apply(self._matrices(coefficients, beams), tau)
-            intensity = amplitudes.square().sum(-1)
-            place = ((self.directions[:, None] + beams).abs() * self.steps).long()
-            seen = (place < self.half).all(-1)
-            image = image.index_put(tuple(place[seen].T), intensity[seen])
-        return image
-
-    def _uncoupled(self, coefficients: torch.Tensor) -> list[torch.Tensor]:
-        """Beams in sets that no coefficient joins: centred cells have two or four."""
-        h, k = torch.nonzero(coefficients.abs() > _COUPLED * coefficients.abs().max()).T % 2
-        sets = 1 if (h ^ k).any() else 2 if (h | k).any() else 4
-        reach = max(self.nearest, round((sets * _BEAMS) ** 0.5 / 2.0))
-        side = torch.arange(-reach, reach + 1)
-        beams = torch.cartesian_prod(side, side)
-        kind = (beams % 2) @ torch.tensor([2, 1]) if sets == 4 else beams.sum(1) % sets
-        return [beams[kind == number] for number in range(sets)]
-
-    def _matrices(self, coefficients: torch.Tensor, beams: torch.Tensor) -> torch.Tensor:
-        """H of all directions, (directions, n, n)."""
-        side = len(coefficients)
-        apart = beams[:, None] - beams
-        inside = (apart.abs() < side // 2).all(-1)
-        apart = apart % side
-        coupling = torch.where(inside, coefficients[apart[..., 0], apart[..., 1]], 0.0)
-        level = (self.directions[:, None] + beams).square().sum(-1)
-        return coupling - torch.diag_embed(level.to(coefficients.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,15 +94,16 @@ def refine_potential(
             raise ValueError(f"the {name} must be one square picture, not {tuple(picture.shape)}")
         if not bool(torch.isfinite(picture).all()):
             raise ValueError(f"the {name} holds NaN or infinite values")
-    engine = BrightField(len(wanted), half_width)
-    tau, scale = depth(a, thickness, energy_ev), strength_per_volt(a, energy_ev)
+    engine = BrightField(len(wanted), half_width, FINE, len(given))
+    tau = torch.tensor([depth(a, thickness, energy_ev)])
+    scale = strength_per_volt(a, energy_ev)
     wanted = quadrant(wanted).float()
     symmetrise = _symmetry(torch.fft.fft2(given, norm="forward").real, wanted)
     start = symmetrise(torch.fft.fft2(scale * given, norm="forward").real).float()
     index = torch.fft.fftfreq(len(given), 1.0 / len(given))
     free = (index[:, None].square() + index.square() <= highest**2) & (start.abs() > 0)
     free[0, 0] = False
-    change = torch.zeros_like(start, requires_grad=True)
+    change = torch.zeros(start.shape, requires_grad=True)
     unit = start[free].square().mean().sqrt()
     descent = torch.optim.LBFGS([change], lr=1.0, max_iter=1, line_search_fn="strong_wolfe")
 
@@ -215,17 +112,17 @@ def refine_potential(
 
     def loss() -> torch.Tensor:
         descent.zero_grad()
-        missing = 1.0 - pearson(engine(coefficients(), tau), wanted)
+        missing = 1.0 - pearson(engine(coefficients(), tau)[0], wanted)
         missing.backward()
         return missing
 
     with torch.no_grad():
-        before = float(likeness(engine(start, tau), wanted))
+        before = float(likeness(engine(start, tau)[0], wanted))
     for _ in progress_bar(range(steps), description="refining", progress=progress):
         descent.step(loss)
     with torch.no_grad():
         found = coefficients()
-        image = engine(found, tau)
+        image = engine(found, tau)[0]
     refined = torch.fft.ifft2(found.double(), norm="forward").real / scale
     return Refinement(
         refined.numpy().astype(np.float32), unfolded(image).numpy(), before,

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from .. import weights
 from ..compute import mixed_precision, pick_device
@@ -24,6 +25,7 @@ from ..physics.structures import prototype_class
 from ..training import Run
 from .bragg_lines import unfolded
 from .dataset import SPLIT_RULE, LacbedData, split_materials
+from .linenet import LineGenerator
 from .natural import conditions
 from .network import SPECS, build_network, direction_of, save_network
 from .pix2pix import Discriminators, discriminator_loss, generator_loss, normalised
@@ -86,11 +88,29 @@ class TrainConfig:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Potentials in natural units (b, n, n), bright fields (b, n, n), depths (b,)."""
+    """Crystals of a library in natural units.
+
+    Attributes
+    ----------
+    u, pattern : torch.Tensor, shape (b, n, n)
+        Potentials and bright fields.
+    few : torch.Tensor, shape (b, n / 2, n / 2)
+        Quadrants of the bright fields with few beams.
+    tau : torch.Tensor, shape (b,)
+        Depths.
+    """
 
     u: torch.Tensor
     pattern: torch.Tensor
+    few: torch.Tensor
     tau: torch.Tensor
+
+    def given_to(self, network: nn.Module) -> tuple[torch.Tensor, ...]:
+        """What a network takes."""
+        if network.direction == "inverse":
+            return self.pattern, self.tau
+        few = (self.few,) if isinstance(network, LineGenerator) else ()
+        return self.u, self.tau, *few
 
 
 class Stream:
@@ -114,10 +134,8 @@ class Stream:
             number = torch.from_numpy(self.rng.integers(thicknesses, size=size))
             batch = batch_of(self.data, chosen, number)
             turned = torch.from_numpy(self.rng.random(size) < 0.5)[:, None, None]
-            yield Batch(
-                torch.where(turned, batch.u.mT, batch.u),
-                torch.where(turned, batch.pattern.mT, batch.pattern), batch.tau,
-            )  # fmt: skip
+            pictures = (batch.u, batch.pattern, batch.few)
+            yield Batch(*(torch.where(turned, x.mT, x) for x in pictures), batch.tau)
 
 
 def batch_of(data: LacbedData, chosen: np.ndarray, thickness: torch.Tensor) -> Batch:
@@ -125,7 +143,8 @@ def batch_of(data: LacbedData, chosen: np.ndarray, thickness: torch.Tensor) -> B
     rows = torch.from_numpy(chosen)
     pattern = unfolded(data.patterns[rows, thickness].float())
     u = data.potential[rows] * data.strength(chosen)[:, None, None]
-    return Batch(u, pattern, data.tau(chosen)[torch.arange(len(rows)), thickness])
+    few = data.few_beams[rows, thickness].float()
+    return Batch(u, pattern, few, data.tau(chosen)[torch.arange(len(rows)), thickness])
 
 
 def relative_difference(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -176,14 +195,15 @@ class Trainer(Run):
             If the loss or its gradient is not finite; no weight has changed then.
         """
         forward = self.direction == "forward"
-        given, wanted = (batch.u, batch.pattern) if forward else (batch.pattern, batch.u)
+        given, *told = batch.given_to(self.network)
+        wanted = batch.pattern if forward else batch.u
         if not forward:
             given = self._noisy(given)
         if self.kind == "vae":
             loss = self._autoencoder_loss(given, wanted, batch.tau)
         else:
             with mixed_precision(self.device):
-                found = self.network(given, batch.tau)
+                found = self.network(given, *told)
             if self.kind == "linenet":
                 loss = (picture_loss if forward else potential_loss)(found, wanted)
             else:
@@ -251,7 +271,7 @@ class Trainer(Run):
 
 
 def watched_likeness(
-    network: torch.nn.Module, data: LacbedData, members: np.ndarray, device: torch.device
+    network: nn.Module, data: LacbedData, members: np.ndarray, device: torch.device
 ) -> float:
     """Return the mean R of a network on some crystals, over all thicknesses."""
     network.eval()
@@ -262,11 +282,9 @@ def watched_likeness(
         batch = batch_of(data, chosen, thickness)
         batch = Batch(*(value.to(device) for value in vars(batch).values()))
         with torch.no_grad(), mixed_precision(device):
-            if network.direction == "forward":
-                found, wanted = network(batch.u, batch.tau), batch.pattern
-            else:
-                found = network(batch.pattern, batch.tau)
-                wanted = at_best_origin(batch.u, found)
+            found = network(*batch.given_to(network))
+        forward = network.direction == "forward"
+        wanted = batch.pattern if forward else at_best_origin(batch.u, found)
         values.append(likeness(found.float(), wanted))
     return float(torch.stack(values).mean())
 

@@ -47,6 +47,8 @@ _COMPARED, _PARTNERS = 400, 30
 _PERTURBING = 0.5
 #: Amplitude of a beam of incidence in a Bloch wave, or brought there by absorption, that counts.
 _EXCITED = 0.003
+#: Pixels; directions that miss a pixel's middle by less are that pixel.
+_FITTING = 1e-3
 #: Pixels beyond the image's edge that splines lean on.
 _MARGIN = 6
 
@@ -271,7 +273,8 @@ class _Grid:
         plane = vectors[:2, :2]
         steps = np.ceil(np.linalg.norm(plane, axis=1) / pixel_size - 1e-6).astype(np.int64)
         half_width = 0.5 * pixels * pixel_size
-        fitting = np.abs(plane / steps[:, None] - pixel_size * np.eye(2)).max() < 1e-6 * pixel_size
+        misfit = np.abs(plane / steps[:, None] - pixel_size * np.eye(2)).max() / pixel_size
+        fitting = 0.5 * pixels * misfit < _FITTING
         offset = 0.5 if fitting and pixels % 2 == 0 else 0.0
         if not fitting:
             steps = 2 * steps
@@ -293,10 +296,12 @@ class _Grid:
         wanted = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
         place = wanted @ np.linalg.inv(self.vectors[:2, :2]) * self.steps - self.offset - low
         whole = np.rint(place)
-        if np.abs(place - whole).max() < 1e-6:
+        if np.abs(place - whole).max() < _FITTING:
             return table[(..., *np.moveaxis(whole.astype(np.int64), -1, 0))]
         flat = table.reshape(-1, *table.shape[-2:])
-        drawn = [map_coordinates(one, np.moveaxis(place, -1, 0), order=3) for one in flat]
+        drawn = [
+            map_coordinates(one, np.moveaxis(place, -1, 0), order=3, mode="nearest") for one in flat
+        ]
         images = np.array(drawn).reshape(*values.shape[:-1], pixels, pixels)
         return images.clip(min=values.min(axis=-1)[..., None, None])
 
