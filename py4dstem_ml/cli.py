@@ -21,7 +21,7 @@ _DESCRIPTION = "Machine learning for electron diffraction."
 _COMMANDS = {
     "disks": ("simulate", "train", "tune", "evaluate", "predict"),
     "symmetry": ("simulate", "train", "train-forest", "evaluate", "predict"),
-    "lacbed": ("simulate",),
+    "lacbed": ("simulate", "train", "evaluate"),
 }
 # The module that runs a command on a system.
 _MODULES = {

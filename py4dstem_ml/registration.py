@@ -76,6 +76,14 @@ _METHODS = (
         on_demand=False,
     ),
     _Method(
+        toolkit="py4DSTEM",
+        module="py4DSTEM.process.diffraction",
+        class_name="Crystal",
+        name="generate_lacbed_aiml",
+        implementation="py4dstem_ml.toolkits.py4dstem_lacbed_aiml",
+        on_demand=False,
+    ),
+    _Method(
         toolkit="pyxem",
         module="pyxem.signals",
         class_name="Diffraction2D",

@@ -15,7 +15,6 @@ are excited.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -30,8 +29,6 @@ from ..progress import progress_bar
 from .crystal import Crystal
 from .electrons import wavelength
 from .orientations import laue_operations, zone_axis
-
-logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -50,6 +47,8 @@ _COMPARED, _PARTNERS = 400, 30
 _PERTURBING = 0.5
 #: Amplitude of a beam of incidence in a Bloch wave, or brought there by absorption, that counts.
 _EXCITED = 0.003
+#: Pixels; directions that miss a pixel's middle by less are that pixel.
+_FITTING = 1e-3
 #: Pixels beyond the image's edge that splines lean on.
 _MARGIN = 6
 
@@ -274,7 +273,8 @@ class _Grid:
         plane = vectors[:2, :2]
         steps = np.ceil(np.linalg.norm(plane, axis=1) / pixel_size - 1e-6).astype(np.int64)
         half_width = 0.5 * pixels * pixel_size
-        fitting = np.abs(plane / steps[:, None] - pixel_size * np.eye(2)).max() < 1e-6 * pixel_size
+        misfit = np.abs(plane / steps[:, None] - pixel_size * np.eye(2)).max() / pixel_size
+        fitting = 0.5 * pixels * misfit < _FITTING
         offset = 0.5 if fitting and pixels % 2 == 0 else 0.0
         if not fitting:
             steps = 2 * steps
@@ -296,10 +296,12 @@ class _Grid:
         wanted = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
         place = wanted @ np.linalg.inv(self.vectors[:2, :2]) * self.steps - self.offset - low
         whole = np.rint(place)
-        if np.abs(place - whole).max() < 1e-6:
+        if np.abs(place - whole).max() < _FITTING:
             return table[(..., *np.moveaxis(whole.astype(np.int64), -1, 0))]
         flat = table.reshape(-1, *table.shape[-2:])
-        drawn = [map_coordinates(one, np.moveaxis(place, -1, 0), order=3) for one in flat]
+        drawn = [
+            map_coordinates(one, np.moveaxis(place, -1, 0), order=3, mode="nearest") for one in flat
+        ]
         images = np.array(drawn).reshape(*values.shape[:-1], pixels, pixels)
         return images.clip(min=values.min(axis=-1)[..., None, None])
 
@@ -396,7 +398,6 @@ class _Solver:
         """Strong and weak beams of a direction, and the span of the beams of incidence's levels."""
         incident = np.unique(task.incident, axis=0)
         wanted = np.unique(np.concatenate([incident, task.exits.reshape(-1, 3)]), axis=0)
-        most = max(self.max_beams, len(wanted))
         places = np.unique(np.concatenate([self.candidates, wanted]), axis=0)
         g = places @ self.zone.vectors
         across = np.linalg.norm(task.direction + g[:, :2], axis=1)
@@ -409,13 +410,12 @@ class _Solver:
         near = (beams.level > low - _HOLZ_ERROR) & (beams.level < high + _HOLZ_ERROR)
         kept = (across <= self.q_max) | ((places[:, 2] > 0) & near)
         kept[number(wanted)] = True
-        strong = kept.copy()
-        if kept.sum() > most:
-            strength = self._strength(beams, number(incident).numpy())
-            strength[~kept] = -1.0
-            strength[number(wanted)] = np.inf
-            strong[np.argsort(-strength, kind="stable")[most:]] = False
-            kept &= strength < _PERTURBING
+        strength = np.where(kept, self._strength(beams, number(incident).numpy()), -1.0)
+        strength[number(wanted)] = np.inf
+        strongest = np.argsort(-strength, kind="stable")[: self.max_beams]
+        strong = strength > _PERTURBING
+        strong[strongest] = True
+        strong &= kept
         return beams[strong], beams[kept & ~strong], (low, high)
 
     def _strength(self, beams: _Beams, incident: Ints) -> Floats:
@@ -558,8 +558,9 @@ def lacbed(
         Higher-order Laue zones taken into account, those that have reflections; 0: the projected
         potential alone.
     max_beams : int
-        Where there are more, those that couple most strongly to a beam of incidence; a warning is
-        logged.
+        Diagonalised together, those that couple most strongly to a beam of incidence, and all that
+        are incident, looked at, or couple too strongly to be a perturbation; the others count to
+        second order.
     absorption : bool
         Thermal diffuse absorption; to first order for Bloch waves that are hardly excited.
     dtype : torch.dtype
@@ -622,8 +623,6 @@ def lacbed(
     for task in progress_bar(tasks, description="LACBED", progress=progress):
         values[:, :, task.samples], count = solver.intensities(task, thickness)
         beams = max(beams, count)
-    if beams == max_beams:
-        logger.warning("only the %d strongest beams of each direction are counted", max_beams)
     images = torch.from_numpy(grid.image(values, pixels, pixel_size))
     return Lacbed(images, hkl, thickness.numpy(), pixel_size, view.orientation, beams)
 

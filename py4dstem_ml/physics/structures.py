@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -220,3 +221,21 @@ def split_by_material(
 def name_hash(name: str) -> float:
     """Return a number from 0 to 1 that a name alone decides: what splits follow from."""
     return int.from_bytes(sha256(str(name).encode()).digest()[:4], "big") / 2**32
+
+
+def prototype_class(prototype: str) -> str:
+    """Return what a prototype has in common with itself in another setting.
+
+    The letters of Wyckoff positions depend on the origin; composition, space group and
+    multiplicities do not. Different structures may share them: held out together. Names that are
+    not of the form composition|space group|positions stay as they are.
+
+    Examples
+    --------
+    >>> prototype_class("ABC3|221|1a,1b,3c") == prototype_class("ABC3|221|1a,1b,3d")
+    True
+    """
+    if prototype.count("|") != 2:
+        return prototype
+    composition_and_group, _, positions = prototype.rpartition("|")
+    return "|".join([composition_and_group, *sorted(re.findall(r"\d+", positions))])

@@ -36,14 +36,8 @@ def calibrate(
         What it was trained on. It is calibrated on the crystals that were kept for validation:
         neither trained on nor judged by. Where the library has none, the powers are 1.
     """
-    from .dataset import (
-        HeldOutLists,
-        Labels,
-        ListSet,
-        one_a_zone,
-        prototype_class,
-        split_materials,
-    )
+    from ..physics.structures import prototype_class
+    from .dataset import HeldOutLists, Labels, ListSet, one_a_zone, split_materials
 
     labels = Labels.of(table)
     classes = np.array([prototype_class(name) for name in table.prototype.tolist()])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..physics.structures import CrystalTable, name_hash
+from ..physics.structures import CrystalTable, name_hash, prototype_class
 from ..progress import progress_bar
 from .crystal_classes import SYSTEMS, lattice_targets
 from .library import LibraryConfig, read_shard
@@ -89,24 +88,6 @@ def split_materials(
         validation &= ~np.array([name in of_test for name in table.formula.tolist()])
     parts = {"train": train, "validation": validation, "test": test}
     return {name: np.flatnonzero(chosen) for name, chosen in parts.items()}
-
-
-def prototype_class(prototype: str) -> str:
-    """Return what a prototype has in common with itself in another setting.
-
-    The letters of Wyckoff positions depend on the origin; composition, space group and
-    multiplicities do not. Different structures may share them: held out together. Names that are
-    not of the form composition|space group|positions stay as they are.
-
-    Examples
-    --------
-    >>> prototype_class("ABC3|221|1a,1b,3c") == prototype_class("ABC3|221|1a,1b,3d")
-    True
-    """
-    if prototype.count("|") != 2:
-        return prototype
-    composition_and_group, _, positions = prototype.rpartition("|")
-    return "|".join([composition_and_group, *sorted(re.findall(r"\d+", positions))])
 
 
 def _hashes(names: Iterable) -> npt.NDArray[np.float64]:

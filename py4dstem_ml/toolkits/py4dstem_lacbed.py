@@ -116,7 +116,7 @@ def generate_lacbed(
     series = None if np.ndim(thickness) == 0 else [f"{t:g}" for t in disks.thicknesses]
     images = disks.images.numpy()
     return {
-        tuple(hkl): _slice(images[:, number], hkl, disks.pixel_size, series)
+        tuple(hkl): diffraction_slice(images[:, number], hkl, disks.pixel_size, series)
         for number, hkl in enumerate(disks.hkl.tolist())
     }
 
@@ -129,9 +129,10 @@ def _sound_semiangle(semiangle_mrad: float) -> float:
     return semiangle_mrad
 
 
-def _slice(
+def diffraction_slice(
     images: npt.NDArray[np.float32], hkl: list[int], pixel_size: float, labels: list[str] | None
 ) -> DiffractionSlice:
+    """Images (t, n, n) of a disk as py4DSTEM's own, the first alone where there are no labels."""
     from py4DSTEM.data import DiffractionSlice
 
     data = images[0] if labels is None else images.copy()

@@ -1,0 +1,167 @@
+"""A library of LACBED in memory, in natural units, and its split by material."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..physics.structures import name_hash, prototype_class
+from ..progress import progress_bar
+from .bragg_lines import quadrant
+from .library import read_pictures
+from .natural import depth, strength_per_volt
+
+#: Share of the prototypes that networks are tested on.
+_HELD_OUT = 0.2
+#: Share of the prototypes, beyond, that their training is watched on.
+_WATCHED = 0.02
+#: Share of the other formulas that are tested on: new crystals of structures that are known.
+_NEW_FORMULAS = 0.05
+#: Written into weights; raised when the rule changes, so that no model is judged on what it saw.
+SPLIT_RULE = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LacbedData:
+    """Cubic crystals along [001].
+
+    Attributes
+    ----------
+    potential : torch.Tensor, shape (n, H, W)
+        V·Å, float32.
+    patterns : torch.Tensor, shape (n, t, H / 2, W / 2)
+        Quadrants of the bright fields, float16.
+    few_beams : torch.Tensor, shape (n, t, H / 2, W / 2)
+        The same with few beams, see `bright_field`.
+    a : ndarray, shape (n,)
+        Å.
+    thicknesses : tuple of float, length t
+        Å.
+    energy_ev, half_width : float
+        See `library.LibraryConfig`.
+    material_id, formula, prototype : ndarray of str, shape (n,)
+    spacegroup : ndarray of int, shape (n,)
+    """
+
+    potential: torch.Tensor
+    patterns: torch.Tensor
+    few_beams: torch.Tensor
+    a: npt.NDArray[np.float64]
+    thicknesses: tuple[float, ...]
+    energy_ev: float
+    half_width: float
+    material_id: npt.NDArray[np.str_]
+    formula: npt.NDArray[np.str_]
+    prototype: npt.NDArray[np.str_]
+    spacegroup: npt.NDArray[np.int64]
+
+    @classmethod
+    def read(
+        cls, folders: str | Path | Sequence[str | Path], *, progress: bool | None = None
+    ) -> LacbedData:
+        """Read the shards of one or more folders.
+
+        Raises
+        ------
+        FileNotFoundError
+            If a folder holds no shard.
+        ValueError
+            If shards were simulated with different settings.
+        """
+        names = [folders] if isinstance(folders, str | Path) else list(folders)
+        paths: list[Path] = []
+        for folder in names:
+            found = sorted(Path(folder).glob("lacbed-*.h5"))
+            if not found:
+                raise FileNotFoundError(
+                    f"no shard lacbed-*.h5 in {folder}; make them with 'py4dstem-ml simulate "
+                    "lacbed --structures TABLE --output FOLDER'"
+                )
+            paths += found
+        columns: dict[str, list] = {}
+        configs = set()
+        for path in progress_bar(paths, description="reading", progress=progress):
+            with h5py.File(path, "r") as file:
+                configs.add(file.attrs["config"])
+                for name, values in _columns_of(file).items():
+                    columns.setdefault(name, []).append(values)
+        if len(configs) > 1:
+            raise ValueError("the shards were simulated with different settings")
+        config = json.loads(configs.pop())
+        joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+        return cls(
+            potential=torch.from_numpy(joined.pop("potential")),
+            patterns=torch.from_numpy(joined.pop("patterns")),
+            few_beams=torch.from_numpy(joined.pop("few_beams")),
+            thicknesses=tuple(config["thicknesses"]), energy_ev=config["energy_ev"],
+            half_width=config["half_width"], **joined,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    def strength(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Return what turns V·Å of these crystals into natural units, shape (n,)."""
+        values = [strength_per_volt(a, self.energy_ev) for a in self.a[index]]
+        return torch.tensor(values, dtype=torch.float32)
+
+    def tau(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Return the depths of these crystals at all thicknesses, shape (n, t)."""
+        values = [
+            [depth(a, thickness, self.energy_ev) for thickness in self.thicknesses]
+            for a in self.a[index]
+        ]
+        return torch.tensor(values, dtype=torch.float32)
+
+
+def _columns_of(file: h5py.File) -> dict[str, npt.NDArray]:
+    bright = torch.from_numpy(read_pictures(file, "patterns", (slice(None), 0)))
+    columns = {
+        "potential": read_pictures(file, "potential"),
+        "patterns": quadrant(bright).half().numpy(),
+        "few_beams": file["few_beams"][:],
+        "a": file["a"][:],
+        "spacegroup": file["spacegroup"][:].astype(np.int64),
+    }
+    for name in ("material_id", "formula", "prototype"):
+        columns[name] = file[name][:].astype("U")
+    return columns
+
+
+def split_materials(
+    formula: npt.NDArray[np.str_], prototype: npt.NDArray[np.str_]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Split crystals by what they are made of, and by structure.
+
+    ``"prototype"``: a fifth of the prototypes, none of whose crystals, nor any of their formulas,
+    is trained on. ``"formula"``: a twentieth of the other formulas, whose structures are trained on
+    with other elements: what the paper's folds come to. ``"validation"``: another fiftieth of the
+    prototypes. ``"train"``: the rest. All follow from hashes of the names, so that they do not
+    change when crystals are added.
+
+    Parameters
+    ----------
+    formula, prototype : ndarray of str, shape (n,)
+
+    Returns
+    -------
+    dict of str to ndarray of int
+    """
+    by_class = np.array([name_hash(prototype_class(name)) for name in prototype.tolist()])
+    by_formula = np.array([name_hash(name) for name in formula.tolist()])
+    test = by_class < _HELD_OUT
+    watched = ~test & (by_class < _HELD_OUT + _WATCHED)
+    shared = np.isin(formula, formula[test | watched]) & ~test & ~watched
+    new = ~test & ~watched & ~shared & (by_formula < _NEW_FORMULAS)
+    parts = {
+        "prototype": test, "formula": new, "validation": watched,
+        "train": ~(test | watched | shared | new),
+    }  # fmt: skip
+    return {name: np.flatnonzero(chosen) for name, chosen in parts.items()}

@@ -1,0 +1,41 @@
+"""Natural variables: what a LACBED pattern of a projected potential truly depends on.
+
+With lengths in units of a and angles in units of a*, the wave equation of a beam along [001] has
+two numbers left: the depth tau = lambda t / a^2, and the potential u = 2 m e gamma V a^2 / h^2
+(V the mean along the beam). A phase grating of that potential and depth turns the wave by
+pi tau u. What was learned at one voltage thus holds at others.
+"""
+
+from __future__ import annotations
+
+from math import pi
+
+import torch
+
+from ..physics.electrons import POTENTIAL_VOLT_ANGSTROM2, lorentz_factor, wavelength
+
+#: Middle and span of log(tau) and log(std u) in the training library.
+_CENTRE = (-0.65, 2.6)
+_SPAN = (0.9, 0.6)
+
+
+def depth(a: float, thickness: float, energy_ev: float) -> float:
+    """Return tau = lambda t / a^2 of a thickness and a lattice constant in Å."""
+    return wavelength(energy_ev) * thickness / a**2
+
+
+def strength_per_volt(a: float, energy_ev: float) -> float:
+    """Return what turns a projected potential in V·Å of one cell into u."""
+    return lorentz_factor(energy_ev) * a / (pi * POTENTIAL_VOLT_ANGSTROM2)
+
+
+def conditions(tau: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    """Return what networks are told of depth and potential, each about -2 to 2, shape (b, 2).
+
+    Parameters
+    ----------
+    tau, spread : torch.Tensor, shape (b,)
+        The depth, and the standard deviation of u.
+    """
+    values = torch.stack([tau, spread], dim=-1).float().clamp(min=1e-6).log()
+    return (values - values.new_tensor(_CENTRE)) / values.new_tensor(_SPAN)

@@ -1,0 +1,374 @@
+"""Bright fields of potentials and potentials of bright fields: arrays in, arrays out."""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import map_coordinates
+from torch import nn
+
+from .. import weights
+from ..compute import mixed_precision, pick_device
+from ..physics.electrons import wavelength
+from .natural import depth, strength_per_volt
+from .network import load_network
+from .scores import at_best_origin
+
+#: How far beyond the thicknesses of the training library networks are asked, as a factor.
+_BEYOND = 1.05
+#: V; a microscope's, as they can be expressed by those of the training library.
+_VOLTAGES = (60e3, 400e3)
+#: Pictures that are worked on at once.
+_AT_ONCE = 64
+
+
+class _Predictor:
+    """What both directions share: weights read when first needed, and the range they hold in.
+
+    Safe to call from several threads, and picklable: the network is loaded when first needed, in
+    each process.
+    """
+
+    direction: ClassVar[str]
+
+    def __init__(self, model: str | os.PathLike | None = None, *, device: Any = None) -> None:
+        self.model, self.device = model, device
+        self._loaded: nn.Module | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_loaded", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _loaded=None, _lock=threading.Lock())
+
+    @classmethod
+    def pretrained(cls, model: str | None = None, *, device: Any = None) -> _Predictor:
+        """Take weights by name; None: the default ones."""
+        return cls(model, device=device)
+
+    @property
+    def loaded(self) -> nn.Module:
+        """The network, read when first needed.
+
+        Raises
+        ------
+        WeightsError
+            If the file holds no network of this direction.
+        """
+        with self._lock:
+            if self._loaded is None:
+                chosen = self.model or weights.default_name(f"lacbed-{self.direction}")
+                network = load_network(chosen, pick_device(self.device))
+                if network.direction != self.direction:
+                    raise weights.WeightsError(
+                        f"{chosen} is a network of the {network.direction} direction, not "
+                        f"{self.direction}; model=None takes one that is"
+                    )
+                self._loaded = network
+            return self._loaded
+
+    @property
+    def pixels(self) -> int:
+        """Rows and columns of the network's pictures."""
+        return int(self.loaded.spec.pixels)
+
+    @property
+    def half_width(self) -> float:
+        """Half the side of its patterns, in reciprocal lattice vectors a*."""
+        return float(self.loaded.spec.half_width)
+
+    def refuse_conditions(self, a: float, thickness: float, energy_ev: float) -> None:
+        """Refuse what the network was not trained for.
+
+        Raises
+        ------
+        ValueError
+            If a, the thickness or the voltage is outside the range of the training library.
+        """
+        said = self.loaded.metadata
+        if not _VOLTAGES[0] <= energy_ev <= _VOLTAGES[1]:
+            raise ValueError(
+                f"the voltage must be {_VOLTAGES[0]:g} to {_VOLTAGES[1]:g} V, not {energy_ev:g}"
+            )
+        least, most = said["range_a"]
+        if not least <= a <= most:
+            raise ValueError(
+                f"the network knows cubic crystals with a from {least:.3g} to {most:.3g} Å, not "
+                f"{a:.4g} Å; generate_lacbed computes any"
+            )
+        # A voltage scales depth: what counts is the thickness that is as deep at the library's.
+        share = wavelength(said["energy_ev"]) / wavelength(energy_ev)
+        thinnest, thickest = (
+            share * t for t in (min(said["thicknesses"]), max(said["thicknesses"]))
+        )
+        if not thinnest / _BEYOND <= thickness <= thickest * _BEYOND:
+            raise ValueError(
+                f"the network knows foils from {thinnest:.0f} to {thickest:.0f} Å at "
+                f"{energy_ev / 1e3:g} kV, not {thickness:g} Å; generate_lacbed computes any"
+            )
+
+    def _run(
+        self, network: nn.Module, pictures: npt.NDArray, tau: float
+    ) -> npt.NDArray[np.float32]:
+        """What a network makes of pictures (n, H, W)."""
+        found = [np.zeros((0, self.pixels, self.pixels), np.float32)]
+        device = next(network.parameters()).device
+        for start in range(0, len(pictures), _AT_ONCE):
+            given = torch.from_numpy(pictures[start : start + _AT_ONCE]).float().to(device)
+            depths = torch.full((len(given),), tau, device=device)
+            with torch.no_grad(), mixed_precision(device):
+                found.append(network(given, depths).float().cpu().numpy())
+        return np.concatenate(found)
+
+
+def _checked(pictures: npt.ArrayLike, what: str) -> npt.NDArray[np.float32]:
+    """Pictures (..., H, W) that hold something, as float32.
+
+    Raises
+    ------
+    ValueError
+        If they are not square, not real, not finite, or constant.
+    """
+    found = np.asarray(pictures)
+    if found.ndim < 2 or found.shape[-1] != found.shape[-2] or found.shape[-1] < 8:
+        raise ValueError(
+            f"a {what} is a square picture, or a stack of them (..., n, n); this has the shape "
+            f"{found.shape}"
+        )
+    if found.dtype.kind not in "buif":
+        raise ValueError(f"a {what} is of real numbers, not {found.dtype}")
+    found = found.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError(f"the {what} holds NaN or infinite values; mask or replace them first")
+    if (np.ptp(found, axis=(-2, -1)) <= 1e-6 * np.abs(found).max((-2, -1))).any():
+        raise ValueError(f"the {what} is constant: there is nothing to read")
+    return found
+
+
+class LacbedGenerator(_Predictor):
+    """Generates the [001] bright-field LACBED pattern of a cubic crystal from its potential.
+
+    Parameters
+    ----------
+    model : str or path, optional
+        Name of weights (see `list_pretrained`) or a ``.safetensors`` file. None: the default ones.
+    device : str or torch.device, optional
+        None: a GPU if there is one.
+
+    Examples
+    --------
+    >>> from py4dstem_ml.physics.projection import projected_potential
+    >>> from py4dstem_ml import Crystal
+    >>> gold = Crystal.cubic(4.08, [79] * 4, [[0, 0, 0], [0, .5, .5], [.5, 0, .5], [.5, .5, 0]])
+    >>> potential = projected_potential(gold).potential
+    >>> LacbedGenerator.pretrained()(potential, a=4.08, thickness=500).shape
+    (64, 64)
+
+    Notes
+    -----
+    After Webb, Beanland and Römer, arXiv 2503.02852, who train one network for each thickness.
+    """
+
+    direction = "forward"
+
+    def __call__(
+        self,
+        potential: npt.ArrayLike,
+        *,
+        a: float,
+        thickness: float,
+        energy_ev: float = 200e3,
+    ) -> npt.NDArray[np.float32]:
+        """Generate patterns of projected potentials.
+
+        Parameters
+        ----------
+        potential : array_like, shape (..., n, n)
+            V·Å of one cell along [001], a down the rows, see `projected_potential`; n as
+            `pixels`, 64. Its mean does not count.
+        a : float
+            Å.
+        thickness : float
+            Å.
+        energy_ev : float
+
+        Returns
+        -------
+        ndarray of float32, shape (..., n, n)
+            The incident intensity is 1; directions up to `half_width` a* from the axis.
+
+        Raises
+        ------
+        ValueError
+            If the picture is not of this size, not finite or constant, or a, the thickness or
+            the voltage is outside the training range.
+        """
+        found = _checked(potential, "projected potential")
+        self.refuse_conditions(a, thickness, energy_ev)
+        if found.shape[-1] != self.pixels:
+            raise ValueError(
+                f"the projected potential must have {self.pixels} x {self.pixels} pixels, not "
+                f"{found.shape[-1]}: projected_potential(crystal, {self.pixels}) makes it"
+            )
+        flat = found.reshape(-1, *found.shape[-2:])
+        flat = flat - flat.mean((1, 2), keepdims=True)
+        tau = depth(a, thickness, energy_ev)
+        images = self._run(self.loaded, flat * strength_per_volt(a, energy_ev), tau)
+        return images.clip(min=0.0).reshape(found.shape)
+
+
+class PotentialPredictor(_Predictor):
+    """Reads the projected potential of a cubic crystal from its [001] bright-field pattern.
+
+    Parameters
+    ----------
+    model : str or path, optional
+        Name of weights (see `list_pretrained`) or a ``.safetensors`` file. None: the default ones.
+    device : str or torch.device, optional
+        None: a GPU if there is one.
+
+    Notes
+    -----
+    A bright field does not tell where the unit cell begins: the origin is the one that training
+    crystals have, the point with the most symmetry where the potential is highest.
+    """
+
+    direction = "inverse"
+
+    def __call__(
+        self,
+        pattern: npt.ArrayLike,
+        *,
+        a: float,
+        thickness: float,
+        energy_ev: float = 200e3,
+        pixel_size: float | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Read potentials from patterns.
+
+        Parameters
+        ----------
+        pattern : array_like, shape (..., m, m)
+            Bright fields, centred on [001], a* down the rows, in any units.
+        a : float
+            Å.
+        thickness : float
+            Å.
+        energy_ev : float
+        pixel_size : float, optional
+            1/Å. None: the pattern reaches just `half_width` a* from the axis.
+
+        Returns
+        -------
+        ndarray of float32, shape (..., n, n)
+            V·Å of one cell, its mean left out; n is `pixels`.
+
+        Raises
+        ------
+        ValueError
+            If the picture is not square, not finite or constant, does not reach far enough, or
+            a, the thickness or the voltage is outside the training range.
+        """
+        shape, flat = self._prepared(pattern, a, thickness, energy_ev, pixel_size)
+        found = self._run(self.loaded, flat, depth(a, thickness, energy_ev))
+        return (found / strength_per_volt(a, energy_ev)).reshape(*shape, *found.shape[1:])
+
+    def with_spread(
+        self,
+        pattern: npt.ArrayLike,
+        *,
+        a: float,
+        thickness: float,
+        energy_ev: float = 200e3,
+        pixel_size: float | None = None,
+        draws: int = 16,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Read potentials, and how far they vary when parts of the network are left out.
+
+        Parameters
+        ----------
+        pattern, a, thickness, energy_ev, pixel_size
+            As for a call.
+        draws : int
+            Readings with Monte Carlo dropout (Gal & Ghahramani 2016), two at least.
+
+        Returns
+        -------
+        potential, spread : ndarray of float32, shape (..., n, n)
+            V·Å: what a call returns, and the standard deviation of the draws, each moved to
+            where it is most like that.
+
+        Raises
+        ------
+        ValueError
+            As for a call, and if the network has no dropout, or there are too few draws.
+        """
+        if draws < 2:
+            raise ValueError(f"a spread takes two draws at least, not {draws}")
+        network = _with_dropout(self.loaded)
+        shape, flat = self._prepared(pattern, a, thickness, energy_ev, pixel_size)
+        tau, unit = depth(a, thickness, energy_ev), strength_per_volt(a, energy_ev)
+        found = self._run(self.loaded, flat, tau)
+        middle = torch.from_numpy(found)
+        total, squares = torch.zeros_like(middle), torch.zeros_like(middle)
+        for _ in range(draws):
+            drawn = at_best_origin(torch.from_numpy(self._run(network, flat, tau)), middle)
+            total += drawn - middle
+            squares += (drawn - middle).square()
+        spread = ((squares - total.square() / draws) / (draws - 1)).clamp(min=0.0).sqrt().numpy()
+        return tuple((x / unit).reshape(*shape, *x.shape[1:]) for x in (found, spread))
+
+    def _prepared(
+        self, pattern: npt.ArrayLike, a: float, thickness: float, energy_ev: float,
+        pixel_size: float | None,
+    ) -> tuple[tuple[int, ...], npt.NDArray[np.float32]]:  # fmt: skip
+        """The stack's shape, and the patterns (n, pixels, pixels) on the network's directions."""
+        patterns = _checked(pattern, "pattern")
+        self.refuse_conditions(a, thickness, energy_ev)
+        flat = patterns.reshape(-1, *patterns.shape[-2:])
+        side = flat.shape[-1]
+        size = 2.0 * self.half_width / (side * a) if pixel_size is None else float(pixel_size)
+        if not 0.0 < size < np.inf:
+            raise ValueError(f"pixel_size is in 1/Å and above 0, not {pixel_size}")
+        wanted = 2.0 * self.half_width / (self.pixels * a)
+        reach = 0.5 * side * size
+        if reach < self.half_width / a * (1.0 - 0.5 / self.pixels):
+            raise ValueError(
+                f"the pattern reaches {reach:.3g} 1/Å from the axis, but the network looks at "
+                f"{self.half_width / a:.3g} 1/Å, {self.half_width:g} reciprocal lattice vectors"
+            )
+        return patterns.shape[:-2], _resampled(flat, size, self.pixels, wanted)
+
+
+def _with_dropout(network: nn.Module) -> nn.Module:
+    """A copy whose dropout stays on."""
+    copied = copy.deepcopy(network)
+    layers = [m for m in copied.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    if not layers:
+        raise ValueError(f"{network.name} has no dropout to draw from; take a linenet")
+    for layer in layers:
+        layer.train()
+    return copied
+
+
+def _resampled(
+    pictures: npt.NDArray[np.float32], size: float, pixels: int, wanted: float
+) -> npt.NDArray[np.float32]:
+    """Pictures (n, H, W) about the same centre with other pixels, averaged if these are larger."""
+    side = pictures.shape[-1]
+    if side == pixels and abs(size / wanted - 1.0) < 1e-6:
+        return pictures
+    finer = max(1, int(np.ceil(wanted / size - 1e-6)))
+    fine = (np.arange(pixels * finer) - 0.5 * (pixels * finer - 1)) * (wanted / finer)
+    place = fine / size + 0.5 * (side - 1)
+    grid = np.stack(np.meshgrid(place, place, indexing="ij"))
+    drawn = np.array([map_coordinates(one, grid, order=1, mode="nearest") for one in pictures])
+    drawn = drawn.reshape(len(pictures), pixels, finer, pixels, finer)
+    return drawn.mean((2, 4)).astype(np.float32)

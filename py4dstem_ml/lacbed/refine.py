@@ -1,0 +1,150 @@
+"""Refine a projected potential until its exact pattern is the measured one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..progress import progress_bar
+from .bragg_lines import quadrant, unfolded
+from .bright_field import FINE, BrightField
+from .natural import depth, strength_per_volt
+from .scores import likeness, pearson
+
+#: A pattern that agrees so well with its transpose has a square's diagonals.
+_SQUARE = 0.995
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """A refined potential, and how well it explains the pattern.
+
+    Attributes
+    ----------
+    potential : ndarray of float32, shape (n, n)
+        V·Å of one cell.
+    pattern : ndarray of float32, shape (pixels, pixels)
+        Its exact bright field, the incident intensity being 1.
+    likeness_before, likeness : float
+        R of the exact bright field with the measured one, of the potential that was given and of
+        the refined one.
+    """
+
+    potential: npt.NDArray[np.float32]
+    pattern: npt.NDArray[np.float32]
+    likeness_before: float
+    likeness: float
+
+
+def refine_potential(
+    potential: npt.ArrayLike,
+    pattern: npt.ArrayLike,
+    *,
+    a: float,
+    thickness: float,
+    energy_ev: float = 200e3,
+    half_width: float = 8.0,
+    steps: int = 30,
+    highest: int = 12,
+    progress: bool | None = None,
+) -> Refinement:
+    """Change a potential until its exact [001] bright field is most like a measured one.
+
+    Parameters
+    ----------
+    potential : array_like, shape (n, n)
+        V·Å of one cell, as `PotentialPredictor` reads it from the pattern.
+    pattern : array_like, shape (pixels, pixels)
+        Of any scale; reaches ``half_width`` a* from the axis.
+    a, thickness : float
+        Å.
+    energy_ev : float
+    half_width : float
+        In reciprocal lattice vectors, each a whole number of pixels.
+    steps : int
+        Of the quasi-Newton descent (L-BFGS); 0: only compare.
+    highest : int
+        Longest (h, k) whose coefficient is changed.
+    progress : bool, optional
+        None: a bar in a terminal or a notebook.
+
+    Returns
+    -------
+    Refinement
+
+    Raises
+    ------
+    ValueError
+        If the pictures are not square, not finite, or the pattern has pixels that do not divide
+        a reciprocal lattice vector.
+
+    Notes
+    -----
+    Absorption, higher-order Laue zones and the curvature of the Ewald sphere beyond the parabola
+    are left out. A bright field has both mirrors; the potential keeps those, or the glide lines,
+    that it has the more of, and a square's diagonals where the pattern has them.
+    """
+    given, wanted = (torch.as_tensor(np.asarray(x, dtype=np.float64)) for x in (potential, pattern))
+    for picture, name in ((given, "potential"), (wanted, "pattern")):
+        if picture.ndim != 2 or picture.shape[0] != picture.shape[1]:
+            raise ValueError(f"the {name} must be one square picture, not {tuple(picture.shape)}")
+        if not bool(torch.isfinite(picture).all()):
+            raise ValueError(f"the {name} holds NaN or infinite values")
+    engine = BrightField(len(wanted), half_width, FINE, len(given))
+    tau = torch.tensor([depth(a, thickness, energy_ev)])
+    scale = strength_per_volt(a, energy_ev)
+    wanted = quadrant(wanted).float()
+    symmetrise = _symmetry(torch.fft.fft2(given, norm="forward").real, wanted)
+    start = symmetrise(torch.fft.fft2(scale * given, norm="forward").real).float()
+    index = torch.fft.fftfreq(len(given), 1.0 / len(given))
+    free = (index[:, None].square() + index.square() <= highest**2) & (start.abs() > 0)
+    free[0, 0] = False
+    change = torch.zeros(start.shape, requires_grad=True)
+    unit = start[free].square().mean().sqrt()
+    descent = torch.optim.LBFGS([change], lr=1.0, max_iter=1, line_search_fn="strong_wolfe")
+
+    def coefficients() -> torch.Tensor:
+        return start + symmetrise(torch.where(free, change, 0.0)) * unit
+
+    def loss() -> torch.Tensor:
+        descent.zero_grad()
+        missing = 1.0 - pearson(engine(coefficients(), tau)[0], wanted)
+        missing.backward()
+        return missing
+
+    with torch.no_grad():
+        before = float(likeness(engine(start, tau)[0], wanted))
+    for _ in progress_bar(range(steps), description="refining", progress=progress):
+        descent.step(loss)
+    with torch.no_grad():
+        found = coefficients()
+        image = engine(found, tau)[0]
+    refined = torch.fft.ifft2(found.double(), norm="forward").real / scale
+    return Refinement(
+        refined.numpy().astype(np.float32), unfolded(image).numpy(), before,
+        float(likeness(image, wanted)),
+    )  # fmt: skip
+
+
+def _symmetry(
+    spectrum: torch.Tensor, pattern: torch.Tensor
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what gives coefficients (m, m) the symmetry that a potential must have."""
+    flipped = -torch.arange(len(spectrum)) % len(spectrum)
+    parity = (torch.arange(len(spectrum))[:, None] + torch.arange(len(spectrum))) % 2
+    mirrored = spectrum[flipped]
+    glide = 1.0 - 2.0 * parity.to(spectrum.dtype)
+    kept = [float((spectrum * mirrored * sign).sum()) for sign in (torch.ones(()), glide)]
+    sign = torch.ones_like(glide) if kept[0] >= kept[1] else glide
+    square = float(pearson(pattern, pattern.T)) > _SQUARE
+
+    def symmetrise(c: torch.Tensor) -> torch.Tensor:
+        c = 0.5 * (c + c[flipped][:, flipped])
+        c = 0.5 * (c + c[flipped] * sign.to(c.dtype))
+        return 0.5 * (c + c.T) if square else c
+
+    return symmetrise
