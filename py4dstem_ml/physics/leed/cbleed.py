@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from scipy.interpolate import make_interp_spline
 
+from .kinematic import kinematic_amplitudes
 from .phase_shifts import HBAR2_OVER_2M
 from .stack import Surface, amplitudes, smallest_spacing
 from .waves import Floats, Ints, Settings, flux_ratio, reciprocal, select_beams
@@ -236,6 +237,7 @@ def cbleed(
     centre: npt.ArrayLike = (0.0, 0.0),
     nodes: int = 9,
     settings: Settings | None = None,
+    multiple_scattering: bool = True,
     device: torch.device | str = "cpu",
 ) -> Disks:
     """Return the CBLEED disks of surfaces that share a lattice.
@@ -254,6 +256,8 @@ def cbleed(
     nodes : int
         Directions computed along each side of the disk's square.
     settings : Settings, optional
+    multiple_scattering : bool
+        False: single scattering, see `kinematic`.
     device : torch.device or str
 
     Raises
@@ -287,7 +291,8 @@ def cbleed(
     ]
     half = [slice(nodes // 2 if mirror else 0, None) for mirror in kept]
     k = grid[half[0], half[1]]
-    _, waves = amplitudes(
+    scattered = amplitudes if multiple_scattering else kinematic_amplitudes
+    _, waves = scattered(
         stacks, energy_ev, k.reshape(-1, 2) + middle, settings, travelling, device
     )
     squared = waves[..., places].abs().square().cpu().numpy()
