@@ -292,9 +292,7 @@ def cbleed(
     half = [slice(nodes // 2 if mirror else 0, None) for mirror in kept]
     k = grid[half[0], half[1]]
     scattered = amplitudes if multiple_scattering else kinematic_amplitudes
-    _, waves = scattered(
-        stacks, energy_ev, k.reshape(-1, 2) + middle, settings, travelling, device
-    )
+    _, waves = scattered(stacks, energy_ev, k.reshape(-1, 2) + middle, settings, travelling, device)
     squared = waves[..., places].abs().square().cpu().numpy()
     values = np.moveaxis(squared, -1, 1).reshape(len(stacks), len(wanted), *k.shape[:2])
     for i, mirror in enumerate(kept):
