@@ -15,12 +15,12 @@ STRUCTURES_MAY = PHYSICS_MAY | {"ase", "spglib"}
 # From crystals to weights on any GPU machine: nothing else need be installed there.
 TRAINING = {
     "train", "library", "augment", "network", "layers", "radial_basis", "lists", "invariants",
-    "crystal_classes", "dataset", "calibration", "prediction", "peakset",
+    "crystal_classes", "dataset", "calibration", "prediction", "peakset", "images", "regressors",
 }  # fmt: skip
 TRAINING_MAY = PHYSICS_MAY | {"h5py"}  # safetensors through our own weights
 TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute", "shards", "training"}
 SYSTEMS_MAY = TRAINING_MAY | {"sklearn", "joblib", "matplotlib"}
-LAZY_EXTRAS = {"evaluate.py": {"skimage"}, "tune.py": {"optuna"}}
+LAZY_EXTRAS = {"evaluate.py": {"skimage"}, "tune.py": {"optuna"}, "fit.py": {"xgboost"}}
 # Imported by `forest` when trees are first walked on a CPU.
 COMPILED = {"forest_walk.py": {"numba"}}
 PLUMBING_MAY = {"torch", "numpy", "h5py", "safetensors", "pooch", "tqdm", "tomli", "matplotlib"}

@@ -180,20 +180,20 @@ class Between:
     """
 
     def __init__(self, images: torch.Tensor, labels: Floats) -> None:
-        self.heights, self.lengths, self.kinds = (
-            np.unique(np.round(labels[:, column], 6)) for column in (1, 2, 3)
-        )
-        energies, counts = np.unique(np.round(labels[:, 0], 6), return_counts=True)
+        rounded = np.round(labels, 6)
+        self.heights, self.lengths, self.kinds = (_frequent(rounded[:, n]) for n in (1, 2, 3))
+        axes = (self.heights, self.lengths, self.kinds)
+        kept = np.all([np.isin(rounded[:, n], axis) for n, axis in enumerate(axes, 1)], axis=0)
         whole = len(self.heights) * len(self.lengths) * len(self.kinds)
+        energies, counts = np.unique(rounded[kept, 0], return_counts=True)
         self.energies = energies[counts == whole]
         if len(self.energies) < 4 or min(len(self.heights), len(self.lengths)) < 3:
             raise ValueError(
-                "between patterns needs a grid: four energies at least that have all heights and "
-                "lengths, three of either at least"
+                "patterns between others need a grid: four energies at least that have all "
+                "heights and lengths, three of either at least"
             )
-        kept = np.isin(np.round(labels[:, 0], 6), self.energies)
-        rows = np.flatnonzero(kept)
-        order = rows[np.lexsort(np.round(labels[rows], 6).T[[2, 1, 3, 0]])]
+        rows = np.flatnonzero(kept & np.isin(rounded[:, 0], self.energies))
+        order = rows[np.lexsort(rounded[rows].T[[2, 1, 3, 0]])]
         self.shape = images.shape[1:]
         self._table = images[torch.from_numpy(order)].reshape(
             len(self.energies), len(self.kinds), len(self.heights) * len(self.lengths), -1
@@ -239,6 +239,12 @@ class Between:
                 np.full(len(share), energy), moved, np.full(len(share), kind)
             ]))  # fmt: skip
         return torch.cat(images), np.concatenate(labels)
+
+
+def _frequent(values: Floats) -> Floats:
+    """The values of a grid among others that were drawn."""
+    found, counts = np.unique(values, return_counts=True)
+    return found[2 * counts > counts.max()]
 
 
 def _cubic(nodes: Floats, x: float) -> Floats:

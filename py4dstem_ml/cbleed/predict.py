@@ -149,7 +149,8 @@ class CBLEEDRegressor(_Lazy):
         Raises
         ------
         ValueError
-            If it is of another size, empty, saturated, or not finite, unless ``on_bad`` is "flag".
+            If it is of another size; if it is empty, saturated, or not finite, unless ``on_bad``
+            is "flag".
         """
         if np.ndim(image) != 2:
             raise ValueError(f"one image has two axes; not {np.ndim(image)}: `read` takes stacks")

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ..compute import mixed_precision, pick_device
+from .. import weights
+from ..compute import pick_device
 from ..training import Run, prefetched
 from .augment import Disturbance, disturbed
 from .dataset import SPLIT_RULE, SPLITS, Between, CbleedData, split
@@ -30,8 +31,9 @@ logger = logging.getLogger(__name__)
 
 #: Numbers in the code that the paper's Figure 5 compares.
 LATENT_SIZES = (2, 4, 6, 8, 12, 16, 24)
-#: Images that a run is watched on.
-_WATCHED = 512
+#: Images that a run is watched on, and those of which reconstructions are kept at some steps.
+_WATCHED, _SHOWN = 512, 4
+_SHOWN_AT = (100, 300, 1000, 3000, 10_000, 30_000)
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,24 @@ class Trainer(Run):
 
     def loss(self, seen: torch.Tensor, plain: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return binary cross-entropy to the undisturbed images, or the error of the targets."""
-        with mixed_precision(self.device):
-            found = self.network(seen)
+        # In full precision: what tells lengths is a thousandth of a pattern.
+        found = self.network(seen)
         if isinstance(self.network, Autoencoder):
-            return functional.binary_cross_entropy_with_logits(found.float(), plain)
-        return functional.smooth_l1_loss(found.float(), target, beta=0.02)
+            return functional.binary_cross_entropy_with_logits(found, plain)
+        return functional.smooth_l1_loss(found, target, beta=0.02)
+
+    def keep_reconstructions(self, images: torch.Tensor) -> None:
+        """Add what the network makes of a few images to ``reconstructions.safetensors``."""
+        if not isinstance(self.network, Autoencoder) or not len(images):
+            return
+        path = self.output / "reconstructions.safetensors"
+        kept = weights.load(path)[0] if path.exists() and self.step > _SHOWN_AT[0] else {}
+        network = self.average.module
+        network.eval()
+        with torch.no_grad():
+            plain = normalised(images[:_SHOWN])
+            made = network.decode(network.encode(plain))
+        weights.save(path, {**kept, "seen": plain, f"step {self.step:06d}": made}, {})
 
     @property
     def weights_path(self) -> Path:
@@ -235,7 +250,7 @@ def train_on(
             network.mean.copy_(torch.from_numpy(stream.mean))
             network.scale.copy_(torch.from_numpy(stream.scale))
     metadata = {
-        "training": asdict(config), "split_rule": SPLIT_RULE, "library": asdict(data.config),
+        "training": asdict(config), "split_rule": SPLIT_RULE, "library": asdict(data.config) if data.origins else None,
         "origins": list(data.origins), "images": len(parts["train"]),
         "ranges": [data.labels.min(0).tolist(), data.labels.max(0).tolist()],
     }  # fmt: skip
@@ -264,6 +279,8 @@ def _loop(
         trainer.descend(loss)
         losses.append(float(loss.detach()))
         trainer.seconds = time.monotonic() - started
+        if trainer.step in _SHOWN_AT:
+            trainer.keep_reconstructions(watched)
         if trainer.step % 100 == 0:
             row = {"loss": float(np.mean(losses))}
             if len(watched) and isinstance(trainer.network, Autoencoder):
@@ -278,6 +295,27 @@ def _loop(
         if time.monotonic() - saved > save_every_s:
             trainer.save(_described(metadata, trainer))
             saved = time.monotonic()
+    trainer.keep_reconstructions(watched)
+
+
+def read_reconstructions(folder: str | Path) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Read the images that a run kept, and their reconstructions by step.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Output of `train`.
+
+    Returns
+    -------
+    images : torch.Tensor, shape (n, H, W)
+        Amplitudes.
+    reconstructions : dict of torch.Tensor
+        "step 100" -> the same images by the network at that step.
+    """
+    kept = weights.load(Path(folder) / "reconstructions.safetensors")[0]
+    seen = kept.pop("seen")
+    return seen, {f"step {int(name.split()[1])}": kept[name] for name in sorted(kept)}
 
 
 def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
