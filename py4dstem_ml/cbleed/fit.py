@@ -240,15 +240,21 @@ def fit_on(
     config = config or FitConfig()
     parts = split(data.labels, rule)
     train, watched = parts["train"], parts["validation"]
-    if len(watched) < _FEWEST:
+    drawn = None
+    if config.between and rule != "paper":
+        drawn = Between(data.images[torch.from_numpy(train)], data.labels[train]).draw(
+            config.between, np.random.default_rng(config.seed), groups=max(1, config.between // 4)
+        )
+    if len(watched) * config.calibration_copies < _FEWEST:
         watched, train = train[::10], np.delete(train, np.s_[::10])
+        logger.warning(
+            "nothing was held out to calibrate on: intervals are those of a tenth of the "
+            "patterns, which patterns drawn between others may have shown"
+        )
     generator = torch.Generator().manual_seed(config.seed)
     images, targets = data.images[torch.from_numpy(train)], data.labels[train]
-    if config.between and rule != "paper":
-        more, beside = Between(images, targets).draw(
-            config.between, np.random.default_rng(config.seed), groups=config.between // 4
-        )
-        images, targets = torch.cat([images, more]), np.concatenate([targets, beside])
+    if drawn is not None:
+        images, targets = torch.cat([images, drawn[0]]), np.concatenate([targets, drawn[1]])
     plain = len(targets)
     for _ in range(config.disturbed_copies):
         copy = disturbed(images[:plain], config.disturbance, generator)

@@ -12,6 +12,9 @@ from torch import nn
 
 from .. import weights
 
+#: Logit of about a dark pixel.
+_DARK = -2.5
+
 
 @dataclass(frozen=True)
 class NetworkSpec:
@@ -94,6 +97,9 @@ class Autoencoder(nn.Module):
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding="same")]
             layers += [nn.ReLU()]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(spec.channels[0], 1, 3, padding="same"))
+
+        # Most of a pattern is dark: the training need not find that out.
+        nn.init.constant_(self.decoder[-1].bias, _DARK)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Return the codes (n, latent) of normalised images (n, H, W)."""

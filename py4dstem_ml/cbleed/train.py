@@ -250,7 +250,8 @@ def train_on(
             network.mean.copy_(torch.from_numpy(stream.mean))
             network.scale.copy_(torch.from_numpy(stream.scale))
     metadata = {
-        "training": asdict(config), "split_rule": SPLIT_RULE, "library": asdict(data.config) if data.origins else None,
+        "training": asdict(config), "split_rule": SPLIT_RULE,
+        "library": asdict(data.config) if data.origins else None,
         "origins": list(data.origins), "images": len(parts["train"]),
         "ranges": [data.labels.min(0).tolist(), data.labels.max(0).tolist()],
     }  # fmt: skip

@@ -22,14 +22,14 @@ def _close():
 def test_a_rolled_sheet_is_unrolled():
     rng = np.random.default_rng(0)
     place = rng.uniform(0, 1, (400, 2))
-    angle = 2.2 * place[:, 0]
+    angle = 4.4 * place[:, 0]
     sheet = np.column_stack([np.cos(angle), np.sin(angle), place[:, 1]])
     found, chosen = embedded(sheet, neighbours=14)
     assert found.shape == (400, 2) and (chosen == np.arange(400)).all()
     # Flat: either coordinate is a linear function of the two found.
     design = np.column_stack([found, np.ones(400)])
     left = place - design @ np.linalg.lstsq(design, place, rcond=None)[0]
-    assert left.std() < 0.05 * place.std()
+    assert left.std() < 0.1 * place.std()
 
 
 def test_each_parameter_colours_the_latent_space():

@@ -124,9 +124,9 @@ def test_impossible_options_are_refused(options):
         CBLEEDRegressor(**options)
 
 
-def test_an_autoencoder_is_no_reader(trained):
+def test_an_autoencoder_is_no_reader(trained, image):
     with pytest.raises(weights.WeightsError, match="fit cbleed"):
-        CBLEEDRegressor(trained / "autoencoder.safetensors")(np.ones((32, 32)) + np.eye(32))
+        CBLEEDRegressor(trained / "autoencoder.safetensors")(image)
 
 
 def test_it_travels_and_works_in_threads(reader_file, reader, image):
