@@ -60,10 +60,16 @@ def _encoder(spec: NetworkSpec) -> nn.Sequential:
     """Convolutions with 'same' padding and stride 1, each with pooling."""
     layers: list[nn.Module] = []
     for before, after in zip((1, *spec.channels), spec.channels, strict=False):
-        layers += [nn.Conv2d(before, after, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [*_convolution(before, after), nn.MaxPool2d(2)]
     side = spec.pixels // 2 ** len(spec.channels)
     wide = spec.channels[-1] * side**2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(wide, spec.hidden), nn.ReLU())
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(wide, spec.hidden), nn.GELU())
+
+
+def _convolution(before: int, after: int) -> list[nn.Module]:
+    # Normalised over the batch: without it the loss falls several times more slowly.
+    same = nn.Conv2d(before, after, 3, padding="same", bias=False)
+    return [same, nn.BatchNorm2d(after), nn.GELU()]
 
 
 class Autoencoder(nn.Module):
@@ -88,14 +94,13 @@ class Autoencoder(nn.Module):
         self.encoder = nn.Sequential(*_encoder(spec), nn.Linear(spec.hidden, spec.latent))
         deep = spec.channels[-1]
         layers: list[nn.Module] = [
-            nn.Linear(spec.latent, spec.hidden), nn.ReLU(),
-            nn.Linear(spec.hidden, deep * side**2), nn.ReLU(), nn.Unflatten(1, (deep, side, side)),
+            nn.Linear(spec.latent, spec.hidden), nn.GELU(),
+            nn.Linear(spec.hidden, deep * side**2), nn.GELU(), nn.Unflatten(1, (deep, side, side)),
         ]  # fmt: skip
         for before, after in zip(
             spec.channels[::-1], (*spec.channels[-2::-1], spec.channels[0]), strict=True
         ):
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding="same")]
-            layers += [nn.ReLU()]
+            layers += [nn.Upsample(scale_factor=2), *_convolution(before, after)]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(spec.channels[0], 1, 3, padding="same"))
 
         # Most of a pattern is dark: the training need not find that out.

@@ -69,7 +69,7 @@ def embedded(
     ----------
     codes : array_like, shape (n, d)
     neighbours : int
-        Above 5.
+        Above 5; fewer where there are fewer codes.
     most : int
         Codes that are embedded at most, evenly taken.
 
@@ -84,7 +84,7 @@ def embedded(
     given = given[chosen]
     given = (given - given.mean(0)) / given.std(0).clip(min=1e-9)
     embedding = LocallyLinearEmbedding(
-        n_neighbors=neighbours, method="hessian", eigen_solver="dense"
+        n_neighbors=min(neighbours, len(given) - 1), method="hessian", eigen_solver="dense"
     )
     return embedding.fit_transform(given), chosen
 

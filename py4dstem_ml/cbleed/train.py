@@ -78,7 +78,7 @@ class TrainConfig:
     averaged: bool = False
     disturbance: Disturbance = field(default_factory=Disturbance)
     batch_size: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 1e-5
     clip: float = 1.0
     warmup: float = 0.02

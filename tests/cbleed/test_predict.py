@@ -34,7 +34,7 @@ def test_trained_images_are_read(data, reader):
     spread = np.abs(data.labels[chosen] - data.labels[chosen].mean(0)).mean(0)
     assert (error[:2] < 0.4 * spread[:2]).all()
     assert ((reading.values[:, 3] > 0.5) == (data.labels[chosen, 3] == 1)).mean() > 0.9
-    assert (np.diff(reading.intervals, axis=0) >= 0).all() and (reading.sigma > 0).all()
+    assert (np.diff(reading.intervals, axis=0) >= 0).all() and (reading.sigma[:, :3] > 0).all()
     assert (reading.novelty < 1).mean() > 0.9
 
 
@@ -55,11 +55,11 @@ def test_one_image_and_many(data, reader_file, image):
     regressor = CBLEEDRegressor(reader_file)
     row = regressor(image)
     assert row.shape == (8,) == (len(COLUMNS),)
-    np.testing.assert_allclose(regressor(1000 * image), row, rtol=1e-4)
+    np.testing.assert_allclose(regressor(1000 * image), row, rtol=1e-4, atol=1e-4)
     stack = data.images[38:44].reshape(2, 3, 32, 32).numpy()
     many = regressor.read(stack, progress=False)
     assert many.shape == (2, 3, 8)
-    np.testing.assert_allclose(many[0, 2], row, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(many[0, 2], row, rtol=1e-4, atol=1e-4)
     reading = regressor.reading(stack[0])
     np.testing.assert_allclose(reading.values, many[0, :, :4], rtol=1e-5, atol=1e-7)
 

@@ -47,9 +47,9 @@ def test_an_autoencoder_learns(data, trained):
 
 def test_reconstructions_are_kept(trained):
     seen, made = read_reconstructions(trained)
-    assert list(made) == ["step 100", "step 300", "step 500"]
+    assert list(made) == ["step 100", "step 300"]
     error = [float((one - seen).abs().mean()) for one in made.values()]
-    assert error[2] < error[1] < error[0]
+    assert error[1] < error[0]
 
 
 def test_labels_are_never_seen_by_an_autoencoder(data, tmp_path):

@@ -20,6 +20,6 @@ SCREEN = Screen(pixels=32, pixel_size=0.127)
 GENTLE = Disturbance(counts=(1e5, 1e7))
 SHORT = TrainConfig(
     network=NetworkSpec(pixels=32, channels=(8, 8), hidden=48, latent=6), screen=SCREEN,
-    batch_size=16, steps=500, learning_rate=5e-3, disturbance=GENTLE,
+    batch_size=16, steps=300, learning_rate=5e-3, disturbance=GENTLE,
 )  # fmt: skip
 QUICK = FitConfig(trees=4, between=120, calibration_copies=2, disturbance=GENTLE)
