@@ -18,9 +18,9 @@ import torch
 from ..compute import pick_device
 from ..progress import progress_bar
 from .augment import Disturbance, disturbed
-from .calibration import Calibration
 from .dataset import SPLIT_RULE, TARGETS, Between, CbleedData, Floats, split
 from .images import Screen
+from .intervals import Calibration
 from .model import Reader, codes_of, features_of, nearest_distance
 from .network import Autoencoder, load_network
 from .regressors import Neighbours, Regressor, SupportVectors, Trees
@@ -276,7 +276,7 @@ def fit_on(
     truth = np.tile(data.labels[watched], (config.calibration_copies, 1))
     codes, errors = codes_of(network, disturbed(copies, config.disturbance, generator))
     seen = ((codes - mean) / scale).astype(np.float32)
-    apart = np.column_stack([errors, nearest_distance(seen, known)])
+    apart = np.column_stack([errors[:, 0], nearest_distance(seen, known)])
     novel = np.quantile(apart, _USUAL, axis=0).clip(min=1e-9)
     predicted = {name: one.predict(seen) for name, one in regressors.items()}
     off = {name: np.abs(values - truth).mean(0) for name, values in predicted.items()}
@@ -284,7 +284,7 @@ def fit_on(
     values = np.column_stack([predicted[name][:, t] for t, name in enumerate(chosen)])
     for t, name in enumerate(chosen):
         logger.info("%s by %s: %.3g off on the calibration", TARGETS[t], name, off[name][t])
-    calibration = Calibration.of(features_of(seen, (apart / novel).max(1)), values - truth)
+    calibration = Calibration.of(features_of(seen, errors), values - truth)
     metadata = {
         k: v for k, v in network.metadata.items() if k not in ("sha256", "cbleed_reader")
     } | {"fit": asdict(config)}

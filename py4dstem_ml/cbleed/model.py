@@ -14,14 +14,16 @@ import torch
 from torch.nn import functional
 
 from .. import weights
-from .calibration import LEVELS, Calibration
 from .dataset import TARGETS, Floats
 from .images import Screen, normalised
+from .intervals import LEVELS, Calibration
 from .network import Autoencoder, restored_network
 from .regressors import KINDS, Neighbours, Regressor
 
 #: Pixels over which a reconstruction's error is averaged, so that counting noise is not novelty.
 _SMOOTH = 5
+#: How a factor e in the noise compares with a standard deviation in the code, for calibration.
+_NOISE = 4.0
 #: Images that are worked on at once.
 _AT_ONCE = 64
 
@@ -36,7 +38,7 @@ class Reading:
         Columns: see `dataset.TARGETS`; eV at the inner potential of the training library, Å, Å,
         and a score of buckled dimers, from 0 to 1.
     intervals : ndarray, shape (levels, n, 4)
-        Half widths for each of `calibration.LEVELS`.
+        Half widths for each of `intervals.LEVELS`.
     novelty : ndarray, shape (n,)
         Above 1: unlike 99 % of the patterns that the reader was calibrated on; not to be trusted.
     codes : ndarray, shape (n, latent)
@@ -54,20 +56,22 @@ class Reading:
 
 
 def codes_of(network: Autoencoder, images: torch.Tensor) -> tuple[npt.NDArray[np.float32], Floats]:
-    """Return codes (n, latent) and errors of the reconstruction (n,) of intensities (n, H, W).
+    """Return codes (n, latent) and errors of the reconstruction (n, 2) of intensities (n, H, W).
 
-    The error is a root mean square, smoothed over neighbouring pixels, relative to the image's.
+    The errors are root mean squares relative to the image's: one of what is left smoothed over
+    neighbouring pixels, where counting noise is gone; one pixel by pixel, where it is not.
     """
-    codes, errors = [np.zeros((0, network.spec.latent), np.float32)], [np.zeros(0)]
+    codes, errors = [np.zeros((0, network.spec.latent), np.float32)], [np.zeros((0, 2))]
     device = next(network.parameters()).device
     for part in images.split(_AT_ONCE):
         seen = normalised(part.to(device))
         with torch.no_grad():
             code = network.encode(seen)
             apart = seen - network.decode(code)
-        smooth = functional.avg_pool2d(apart[:, None], _SMOOTH, 1, _SMOOTH // 2)
+        smooth = functional.avg_pool2d(apart[:, None], _SMOOTH, 1, _SMOOTH // 2)[:, 0]
+        squared = torch.stack([one.square().mean((1, 2)) for one in (smooth, apart)], dim=1)
         size = seen.square().mean((1, 2)).clamp(min=1e-12)
-        errors.append((smooth.square().mean((1, 2, 3)) / size).sqrt().cpu().double().numpy())
+        errors.append((squared / size[:, None]).sqrt().cpu().double().numpy())
         codes.append(code.cpu().numpy())
     return np.concatenate(codes), np.concatenate(errors)
 
@@ -128,9 +132,9 @@ class Reader:
         predicted = {name: self.regressors[name].predict(seen) for name in set(names)}
         values = np.column_stack([predicted[name][:, t] for t, name in enumerate(names)])
         values[:, TARGETS.index("buckled")] = values[:, TARGETS.index("buckled")].clip(0, 1)
-        apart = np.column_stack([errors, nearest_distance(seen, self.known)])
+        apart = np.column_stack([errors[:, 0], nearest_distance(seen, self.known)])
         novelty = (apart / self.novel).max(1)
-        intervals = self.calibration.intervals(features_of(seen, novelty))
+        intervals = self.calibration.intervals(features_of(seen, errors))
         return Reading(values, intervals, novelty, codes)
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -187,10 +191,10 @@ def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def features_of(codes: npt.NDArray, novelty: Floats) -> npt.NDArray[np.float32]:
-    """What makes patterns alike to a calibration: standardised code, and novelty."""
-    strange = np.log(np.maximum(novelty, 1e-3))
-    return np.column_stack([codes, strange]).astype(np.float32)
+def features_of(codes: npt.NDArray, errors: Floats) -> npt.NDArray[np.float32]:
+    """What makes patterns alike to a calibration: above all their noise, then their code."""
+    noise = _NOISE * np.log(np.maximum(errors[:, 1], 1e-6))
+    return np.column_stack([codes / np.sqrt(codes.shape[1]), noise]).astype(np.float32)
 
 
 def nearest_distance(codes: npt.NDArray, known: npt.NDArray) -> Floats:

@@ -352,7 +352,7 @@ class CBLEEDAutoencoder(_Lazy):
 
     def error(self, images: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return the relative errors of the reconstruction (n,): large for what is new."""
-        return codes_of(self.loaded, self._checked(images))[1]
+        return codes_of(self.loaded, self._checked(images))[1][:, 0]
 
     def reconstruct(self, images: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return images (n, H, W) as their codes tell them, as amplitudes from 0 to 1.

@@ -74,7 +74,7 @@ def test_one_command_prints_all(tiny_library, random_library, trained, tmp_path,
         "at known inner potential", "off the grid, all energies, 12 patterns",
         "the grid at energies never trained on", "| tiny, extra trees | 1e+04 |",
         "| PCA-32, nusvr | none |", "| Cramér-Rao limit (median) | 1e+05 |",
-        "| both tilts of the dimers |", "90.0", "one image on one core takes",
+        "| both tilts of the dimers |", "| 1e+05 | 90 |", "one image on one core takes",
     ):  # fmt: skip
         assert text in printed, text
     assert "| paper, KNN |" not in printed  # another split

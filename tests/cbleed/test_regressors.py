@@ -9,8 +9,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.svm import SVR, NuSVR
 from sklearn.tree import DecisionTreeRegressor
 
-from py4dstem_ml.cbleed.calibration import LEVELS, Calibration
 from py4dstem_ml.cbleed.fit import REGRESSORS, FitConfig, fit_regressors
+from py4dstem_ml.cbleed.intervals import LEVELS, Calibration
 from py4dstem_ml.cbleed.regressors import KINDS, Neighbours, SupportVectors, Trees
 
 RNG = np.random.default_rng(0)

@@ -53,16 +53,20 @@ def kinematic_amplitudes(
 
 def _reflect(surface: Surface, waves: Waves, beams: Ints) -> torch.Tensor:
     edge = np.array([0, 0, surface.top + waves.settings.onset])
-    whole = sum(_scattered(layer, waves, edge) for layer in surface.layers)
+    whole = _together(surface.layers, waves, edge)
     # The bulk repeats: a geometric series in what one period adds to path and damping.
     bulk = surface.bulk
     share = beams @ reciprocal(surface.lattice) @ np.linalg.inv(reciprocal(bulk.lattice))
     own = np.flatnonzero((np.abs(share - np.rint(share)) < 1e-4).all(axis=1))
     few = waves.subset(own)
     up, down = few.phases(-bulk.repeat)
-    period = sum(_scattered(layer, few, edge) for layer in bulk.layers)
+    period = _together(bulk.layers, few, edge)
     whole[:, torch.from_numpy(own).to(whole.device)] += period / (1 - up * down[:, :1])
     return whole
+
+
+def _together(layers: Sequence[Layer], waves: Waves, edge: Floats) -> torch.Tensor:
+    return torch.stack([_scattered(layer, waves, edge) for layer in layers]).sum(0)
 
 
 def _scattered(layer: Layer, waves: Waves, edge: Floats) -> torch.Tensor:
