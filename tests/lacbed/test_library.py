@@ -1,5 +1,7 @@
 """The library of LACBED: seeded, resumable, and what the engine says."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from tiny_lacbed import CONFIG, CSCL, FCC, ROWS, write_table
 
 from py4dstem_ml import cli
 from py4dstem_ml.lacbed import library
+from py4dstem_ml.lacbed.dataset import LacbedData
 from py4dstem_ml.physics.crystal import Crystal
 from py4dstem_ml.physics.lacbed import lacbed
 from py4dstem_ml.physics.projection import projected_potential
@@ -63,6 +66,24 @@ def test_a_shard_depends_on_seed_and_number_alone(structures, shards, tmp_path):
             library.read_pictures(one, "patterns"), library.read_pictures(other, "patterns"),
             atol=1e-4,
         )  # fmt: skip
+
+
+def test_random_cells_need_no_table(shards, tmp_path):
+    config = replace(CONFIG, crystals_per_shard=3)
+    first, second = library.simulate(None, tmp_path, shards=2, config=config, progress=False)
+    (again,) = library.simulate(
+        None, tmp_path / "b", shards=1, first=1, config=config, progress=False
+    )
+    with h5py.File(first) as one, h5py.File(second) as two, h5py.File(again) as three:
+        assert (two["a"][:] == three["a"][:]).all() and (one["a"][:] != two["a"][:]).all()
+        np.testing.assert_array_equal(two["potential"][:], three["potential"][:])
+        names = [name.decode() for name in [*one["prototype"], *two["prototype"]]]
+        assert len(set(names)) == 6 and all(name.startswith("random-") for name in names)
+        assert two["patterns"].shape == (3, 2, 2, 16, 16)
+    together = LacbedData.read([shards[0].parent, tmp_path], progress=False)
+    assert len(together) == len(ROWS) + 6
+    with pytest.raises(ValueError, match="say how many shards"):
+        library.simulate(None, tmp_path, config=config)
 
 
 def test_another_seed_is_another_order(structures):

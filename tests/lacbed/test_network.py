@@ -11,7 +11,7 @@ from py4dstem_ml.lacbed.network import SPECS, build_network, direction_of, load_
 @pytest.mark.parametrize("name", TINY)
 @torch.no_grad()
 def test_saved_and_read(name, tmp_path):
-    network = load_network(saved(name, tmp_path, seed=5))
+    network = load_network(saved(name, tmp_path, untrained=True, seed=5))
     assert network.name == name and network.spec == TINY[name] and not network.training
     assert network.metadata["seed"] == 5 and network.direction == name.split(".")[1]
     given, tau = torch.randn(2, 16, 16), torch.tensor([0.1, 0.5])

@@ -72,7 +72,7 @@ def test_losses_of_judgements():
     assert float(discriminator_loss(judged(0.0), judged(1.0))) == pytest.approx(2.0)
     assert float(generator_loss(judged(1.0), judged(1.0), 10.0)) == 0.0
     assert float(generator_loss(judged(1.0), judged(0.0), 10.0)) == pytest.approx(2.0)
-    assert float(generator_loss(judged(1.0), judged(1.0, 0.3), 10.0)) == pytest.approx(3.0)
+    assert float(generator_loss(judged(1.0, 0.2), judged(1.0, 0.5), 10.0)) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(

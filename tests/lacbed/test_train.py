@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_lacbed import saved
 
 from py4dstem_ml import cli
 from py4dstem_ml.lacbed import train as module
@@ -82,6 +83,20 @@ def test_a_resumed_run_goes_on(small_library, tmp_path):
         train(small_library, tmp_path, other, device="cpu", resume=True)
 
 
+def test_a_run_starts_from_trained_weights(small_library, tmp_path):
+    first = saved("linenet.forward.tiny", tmp_path)
+    config = replace(SHORT, steps=1, learning_rate=1e-9, start_from=str(first))
+    path = train(small_library, tmp_path / "out", config, device="cpu")
+    for name, value in load(first)[0].items():
+        torch.testing.assert_close(load(path)[0][name], value, atol=1e-3, rtol=1e-3)
+    other = replace(config, network="linenet.inverse.tiny")
+    with pytest.raises(ValueError, match="are not weights of a linenet.inverse.tiny"):
+        train(small_library, tmp_path / "other", other, device="cpu")
+    stale = saved("linenet.forward.tiny", tmp_path, split_rule=0)
+    with pytest.raises(ValueError, match="another split"):
+        train(small_library, tmp_path / "out", replace(config, start_from=str(stale)), device="cpu")
+
+
 def test_a_finished_run_is_not_trained_on(small_library, tmp_path):
     config = replace(SHORT, steps=2)
     first = load(train(small_library, tmp_path, config, device="cpu"))[0]
@@ -104,7 +119,7 @@ def test_a_time_limit_ends_the_run_with_weights(small_library, tmp_path):
     config = replace(SHORT, steps=10**9, time_limit_s=0.2)
     path = train(small_library, tmp_path, config, device="cpu")
     said = load_network(path).metadata
-    assert said["patterns_seen"] >= 8 and said["seconds"] <= 5
+    assert 8 <= said["patterns_seen"] < 10**6
 
 
 def test_an_interrupted_run_leaves_what_it_can_go_on_from(small_library, tmp_path, monkeypatch):

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from py4dstem_ml.lacbed.dataset import SPLIT_RULE
 from py4dstem_ml.lacbed.library import LibraryConfig
-from py4dstem_ml.lacbed.linenet import LineSpec
+from py4dstem_ml.lacbed.linenet import LineGenerator, LineSpec
 from py4dstem_ml.lacbed.network import SPECS, build_network, save_network
 from py4dstem_ml.lacbed.pix2pix import Pix2PixSpec
 from py4dstem_ml.lacbed.vae import VaeSpec
@@ -47,10 +48,13 @@ def tiny_network(name):
         return build_network(name)
 
 
-def saved(name, folder, **metadata) -> Path:
-    """The path of such a network's weights."""
+def saved(name, folder, untrained=False, **metadata) -> Path:
+    """The path of such a network's weights; a line generator changes the picture of few beams."""
     path = Path(folder) / f"{name}.safetensors"
-    save_network(tiny_network(name), path, {**METADATA, **metadata})
+    network = tiny_network(name)
+    if isinstance(network, LineGenerator) and not untrained:
+        nn.init.normal_(network.directions.leave[-1].weight)
+    save_network(network, path, {**METADATA, **metadata})
     return path
 
 
@@ -78,7 +82,7 @@ class Row:
 
 _HELD = named("P", 0.0, 0.2, 2)
 (_WATCHED,) = named("P", 0.2, 0.22, 1)
-_PROTOTYPES = named("P", 0.22, 1.0, 3)
+_PROTOTYPES = named("P", 0.4, 1.0, 3)
 _FORMULAS = named("F", 0.05, 1.0, 10)
 (_NEW,) = named("F", 0.0, 0.05, 1)
 ROWS = [

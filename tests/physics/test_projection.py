@@ -91,6 +91,14 @@ def test_of_points_alike_in_symmetry_the_one_of_highest_potential_is_the_origin(
         assert found.potential.argmax() == 0
 
 
+def test_symmetry_goes_before_potential():
+    positions = [[0.125, 0.25, 0], [0.625, 0.25, 0], [0.125, 0.75, 0]]
+    crystal = Crystal.cubic(4.0, [3, 79, 79], positions)
+    found = projected_potential(crystal, 32)
+    np.testing.assert_allclose(found.origin, [0.125, 0.25])
+    assert found.potential[0, 0] < 0.5 * found.potential.max()
+
+
 def test_a_runs_down_the_rows():
     crystal = Crystal(np.diag([4.0, 5.0, 6.0]), [79, 6], [[0, 0, 0], [0.25, 0, 0]])
     found = projected_potential(crystal, 32)

@@ -12,6 +12,7 @@ from tiny_lacbed import saved
 
 import py4dstem_ml
 from py4dstem_ml import LacbedGenerator, PotentialPredictor, predict_projected_potential
+from py4dstem_ml.physics.electrons import wavelength
 from py4dstem_ml.physics.projection import projected_potential
 from py4dstem_ml.toolkits.py4dstem import crystal_from_py4dstem
 
@@ -53,11 +54,10 @@ def test_a_pattern_is_the_generators(forward_file):
     assert disk.calibration.get_Q_pixel_units() == "A^-1"
 
 
-def test_a_pattern_covers_the_directions_of_the_exact_one(forward_file):
+def test_a_pattern_covers_the_directions_of_the_exact_one(tmp_path):
     """The untrained network is the picture of few beams: near the exact one, and as wide."""
-    from py4dstem_ml.physics.electrons import wavelength
-
-    found = ALUMINIUM.generate_lacbed_aiml(400, weights=forward_file)[0, 0, 0]
+    path = saved("linenet.forward.tiny", tmp_path, untrained=True)
+    found = ALUMINIUM.generate_lacbed_aiml(400, weights=path)[0, 0, 0]
     exact = ALUMINIUM.generate_lacbed(
         400, semiangle_mrad=1e3 * 2 / 4.05 * wavelength(200e3), pixels=16, absorption=False
     )[0, 0, 0]
@@ -106,8 +106,6 @@ def test_what_networks_do_not_know_is_refused(crystal, change, message, forward_
 def test_outside_of_the_training_the_exact_pattern_may_stand_in(
     crystal, change, forward_file, caplog
 ):
-    from py4dstem_ml.physics.electrons import wavelength
-
     with caplog.at_level(logging.WARNING):
         disk = crystal.generate_lacbed_aiml(**change, weights=forward_file, outside="exact")[
             0, 0, 0
