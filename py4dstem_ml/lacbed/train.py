@@ -310,6 +310,11 @@ def train(
     output, chosen = Path(output), pick_device(device)
     output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, output, chosen, data.potential.shape[-1])
+    if trainer.network.spec.half_width != data.half_width:
+        raise ValueError(
+            f"the library's patterns reach {data.half_width:g} a* from the axis, those of "
+            f"{config.network} {trainer.network.spec.half_width:g}"
+        )
     earlier: dict[str, Any] = {}
     if resume:
         trainer.resume()
@@ -317,7 +322,8 @@ def train(
         earlier = trainer.start_from(config.start_from)
     torch.manual_seed(int(np.random.SeedSequence([config.seed, trainer.step]).generate_state(1)[0]))
     metadata = {
-        "training": asdict(config), "split_rule": SPLIT_RULE, "energy_ev": data.energy_ev,
+        "training": {**asdict(config), "start_from": earlier.get("sha256")},
+        "split_rule": SPLIT_RULE, "energy_ev": data.energy_ev,
         "range_a": [float(data.a[parts["train"]].min()), float(data.a[parts["train"]].max())],
         "thicknesses": list(data.thicknesses), "crystals": len(parts["train"]),
         "earlier": {key: earlier[key] for key in _EARLIER if key in earlier},
