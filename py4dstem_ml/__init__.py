@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BraggDiskFinder": "disks.predict",
+    "CBLEEDAutoencoder": "cbleed.predict",
+    "CBLEEDRegressor": "cbleed.predict",
     "Crystal": "physics.crystal",
     "CrystalSystemPredictor": "symmetry.predict",
     "LacbedGenerator": "lacbed.predict",

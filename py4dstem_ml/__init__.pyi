@@ -1,3 +1,4 @@
+from .cbleed.predict import CBLEEDAutoencoder, CBLEEDRegressor
 from .disks.predict import BraggDiskFinder
 from .lacbed.predict import LacbedGenerator, PotentialPredictor
 from .physics.crystal import Crystal
@@ -11,6 +12,8 @@ __version__: str
 
 __all__ = [
     "BraggDiskFinder",
+    "CBLEEDAutoencoder",
+    "CBLEEDRegressor",
     "Crystal",
     "CrystalSystemPredictor",
     "LacbedGenerator",

@@ -14,13 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SYSTEMS = ("disks", "symmetry", "lacbed")
+SYSTEMS = ("disks", "symmetry", "cbleed", "lacbed")
 _DESCRIPTION = "Machine learning for electron diffraction."
 
 # What is built of a system so far.
 _COMMANDS = {
     "disks": ("simulate", "train", "tune", "evaluate", "predict"),
     "symmetry": ("simulate", "train", "train-forest", "evaluate", "predict"),
+    "cbleed": ("simulate", "train", "fit", "evaluate", "predict"),
     "lacbed": ("simulate", "train", "evaluate"),
 }
 # The module that runs a command on a system.
@@ -28,6 +29,7 @@ _MODULES = {
     "simulate": "py4dstem_ml.{system}.library",
     "train": "py4dstem_ml.{system}.train",
     "train-forest": "py4dstem_ml.{system}.train_forest",
+    "fit": "py4dstem_ml.{system}.fit",
     "tune": "py4dstem_ml.{system}.tune",
     "evaluate": "py4dstem_ml.{system}.evaluate",
     "predict": "py4dstem_ml.toolkits.predict_{system}",
@@ -36,6 +38,7 @@ _HELP = {
     "simulate": "simulate the training library of a system",
     "train": "train the networks of a system",
     "train-forest": "train the random forests of a system",
+    "fit": "fit the regressors of a system to its trained network",
     "tune": "search the hyper-parameters of a network (extra: tune)",
     "evaluate": "measure weights on held-out material",
     "predict": "run a system on a file of measured patterns",

@@ -129,7 +129,7 @@ class Run:
             If it was made with another config; only the length of the run may differ.
         """
         tensors, state = weights.load(self.output / "checkpoint.safetensors")
-        config = asdict(self.config)
+        config = json.loads(json.dumps(asdict(self.config)))  # tuples as the file has them
         differing = [
             f"{name} ({state['config'].get(name)} in the checkpoint, not {value})"
             for name, value in config.items()

@@ -16,12 +16,13 @@ STRUCTURES_MAY = PHYSICS_MAY | {"ase", "spglib"}
 TRAINING = {
     "train", "library", "augment", "network", "layers", "radial_basis", "lists", "invariants",
     "crystal_classes", "dataset", "calibration", "prediction", "peakset", "natural", "scores",
-    "bragg_lines", "bright_field", "random_cells", "linenet", "pix2pix", "vae",
+    "bragg_lines", "bright_field", "random_cells", "linenet", "pix2pix", "vae", "images",
+    "regressors",
 }  # fmt: skip
 TRAINING_MAY = PHYSICS_MAY | {"h5py"}  # safetensors through our own weights
 TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute", "shards", "training"}
 SYSTEMS_MAY = TRAINING_MAY | {"sklearn", "joblib", "matplotlib"}
-LAZY_EXTRAS = {"evaluate.py": {"skimage"}, "tune.py": {"optuna"}}
+LAZY_EXTRAS = {"evaluate.py": {"skimage"}, "tune.py": {"optuna"}, "fit.py": {"xgboost"}}
 # Imported by `forest` when trees are first walked on a CPU.
 COMPILED = {"forest_walk.py": {"numba"}}
 PLUMBING_MAY = {"torch", "numpy", "h5py", "safetensors", "pooch", "tqdm", "tomli", "matplotlib"}
