@@ -17,7 +17,6 @@ TRAINING = {
     "train", "library", "augment", "network", "layers", "radial_basis", "lists", "invariants",
     "crystal_classes", "dataset", "calibration", "prediction", "peakset", "natural", "scores",
     "bragg_lines", "bright_field", "random_cells", "linenet", "pix2pix", "vae", "images",
-    "regressors",
 }  # fmt: skip
 TRAINING_MAY = PHYSICS_MAY | {"h5py"}  # safetensors through our own weights
 TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute", "shards", "training"}
