@@ -8,7 +8,8 @@ ML := $(BIN)/py4dstem-ml
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow train evaluate evaluate-symmetry benchmark benchmark-lacbed clean
+.PHONY: demo test test-slow train evaluate evaluate-symmetry benchmark benchmark-lacbed \
+	benchmark-lacbed-networks clean
 
 demo: $(INSTALLED)
 	$(ML) demo --output demo
@@ -33,6 +34,9 @@ benchmark: $(INSTALLED_DEV)
 
 benchmark-lacbed: $(INSTALLED)
 	$(BIN)/python benchmarks/lacbed.py $(ARGS)
+
+benchmark-lacbed-networks: $(INSTALLED)
+	$(BIN)/python benchmarks/lacbed_networks.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo build dist

@@ -135,7 +135,8 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
 
     action = actions.add_parser("add", help="print the registry entry of a new file (maintainers)")
     action.add_argument("path", type=Path, help="weights/<name>.safetensors")
-    action.add_argument("--system", choices=SYSTEMS, default=SYSTEMS[0])
+    systems = (*SYSTEMS, "lacbed-inverse")  # LACBED has a default for each direction
+    action.add_argument("--system", choices=systems, default=SYSTEMS[0])
     action.add_argument("--bundled", action="store_true", help="the wheel carries it")
     action.add_argument("--default", action="store_true", help="the system's default")
     action.add_argument("--write", action="store_true", help="append it to the registry")

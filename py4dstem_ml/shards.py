@@ -28,10 +28,10 @@ def table_hash(path: str | Path) -> str:
     return sha256(Path(path).read_bytes()).hexdigest()
 
 
-def origin_of(seed: int, config: Any, structures: str | Path) -> dict[str, int | str]:
+def origin_of(seed: int, config: Any, structures: str | Path | None) -> dict[str, int | str]:
     """Return what a shard is made from, as its attributes: seed, config, table of crystals."""
-    config_text = json.dumps(asdict(config))
-    return {"seed": seed, "config": config_text, "table": table_hash(structures)}
+    table = "" if structures is None else table_hash(structures)
+    return {"seed": seed, "config": json.dumps(asdict(config)), "table": table}
 
 
 def is_made(path: Path, origin: Mapping[str, int | str]) -> bool:

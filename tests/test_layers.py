@@ -15,7 +15,8 @@ STRUCTURES_MAY = PHYSICS_MAY | {"ase", "spglib"}
 # From crystals to weights on any GPU machine: nothing else need be installed there.
 TRAINING = {
     "train", "library", "augment", "network", "layers", "radial_basis", "lists", "invariants",
-    "crystal_classes", "dataset", "calibration", "prediction", "peakset", "images",
+    "crystal_classes", "dataset", "calibration", "prediction", "peakset", "natural", "scores",
+    "bragg_lines", "bright_field", "random_cells", "linenet", "pix2pix", "vae", "images",
 }  # fmt: skip
 TRAINING_MAY = PHYSICS_MAY | {"h5py"}  # safetensors through our own weights
 TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute", "shards", "training"}

@@ -30,6 +30,7 @@ def test_it_is_kept_small_and_sound(path):
 
 
 def test_measured_data_are_shown():
+    assert (FOLDER / "lacbed.ipynb").read_text("utf-8").count("image/png") >= 5
     text = (FOLDER / "symmetry.ipynb").read_text("utf-8")
     assert text.count("image/png") >= 4 and "LiMn2O4" in text
 

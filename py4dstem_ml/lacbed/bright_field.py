@@ -112,7 +112,8 @@ class BrightField:
         torch.Tensor, shape (t, pixels / 2, pixels / 2)
         """
         image = coefficients.new_zeros(len(tau), self.half**2)
-        table = coefficients.flatten()
+        corner = torch.tensor(self.cell_pixels // 2 * (self.cell_pixels + 1))
+        table = coefficients.flatten().index_fill(0, corner, 0.0)  # see `_index`
         for beams in self._sets[_uncoupled(coefficients)]:
             matrix = table[beams.among] + torch.diag_embed(beams.level.to(table.dtype))
             through = table[beams.through]

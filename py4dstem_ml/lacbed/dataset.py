@@ -11,17 +11,21 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from ..physics.structures import name_hash, prototype_class
 from ..progress import progress_bar
-from .bragg_lines import quadrant
-from .library import read_pictures
+from .bragg_lines import quadrant, unfolded
+from .library import RANDOM, read_pictures
+from .linenet import LineGenerator
 from .natural import depth, strength_per_volt
 
+#: Settings that shards must share, see `library.LibraryConfig`.
+_COMMON = ("energy_ev", "thicknesses", "pixels", "half_width", "absorption")
 #: Share of the prototypes that networks are tested on.
 _HELD_OUT = 0.2
 #: Share of the prototypes, beyond, that their training is watched on.
-_WATCHED = 0.02
+_WATCHED = 0.06
 #: Share of the other formulas that are tested on: new crystals of structures that are known.
 _NEW_FORMULAS = 0.05
 #: Written into weights; raised when the rule changes, so that no model is judged on what it saw.
@@ -86,15 +90,16 @@ class LacbedData:
                 )
             paths += found
         columns: dict[str, list] = {}
-        configs = set()
+        configs: list[dict] = []
         for path in progress_bar(paths, description="reading", progress=progress):
             with h5py.File(path, "r") as file:
-                configs.add(file.attrs["config"])
+                configs.append(json.loads(file.attrs["config"]))
                 for name, values in _columns_of(file).items():
                     columns.setdefault(name, []).append(values)
-        if len(configs) > 1:
-            raise ValueError("the shards were simulated with different settings")
-        config = json.loads(configs.pop())
+        config = configs[0]
+        for name in _COMMON:
+            if any(other[name] != config[name] for other in configs):
+                raise ValueError(f"the shards were simulated with different {name}")
         joined = {name: np.concatenate(parts) for name, parts in columns.items()}
         return cls(
             potential=torch.from_numpy(joined.pop("potential")),
@@ -135,6 +140,42 @@ def _columns_of(file: h5py.File) -> dict[str, npt.NDArray]:
     return columns
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Crystals of a library in natural units.
+
+    Attributes
+    ----------
+    u, pattern : torch.Tensor, shape (b, n, n)
+        Potentials and bright fields.
+    few : torch.Tensor, shape (b, n / 2, n / 2)
+        Quadrants of the bright fields with few beams.
+    tau : torch.Tensor, shape (b,)
+        Depths.
+    """
+
+    u: torch.Tensor
+    pattern: torch.Tensor
+    few: torch.Tensor
+    tau: torch.Tensor
+
+    def given_to(self, network: nn.Module) -> tuple[torch.Tensor, ...]:
+        """What a network takes."""
+        if network.direction == "inverse":
+            return self.pattern, self.tau
+        few = (self.few,) if isinstance(network, LineGenerator) else ()
+        return self.u, self.tau, *few
+
+
+def batch_of(data: LacbedData, chosen: np.ndarray, thickness: torch.Tensor) -> Batch:
+    """Return crystals (b,) of a library at the thicknesses of these numbers (b,)."""
+    rows = torch.from_numpy(chosen)
+    pattern = unfolded(data.patterns[rows, thickness].float())
+    u = data.potential[rows] * data.strength(chosen)[:, None, None]
+    few = data.few_beams[rows, thickness].float()
+    return Batch(u, pattern, few, data.tau(chosen)[torch.arange(len(rows)), thickness])
+
+
 def split_materials(
     formula: npt.NDArray[np.str_], prototype: npt.NDArray[np.str_]
 ) -> dict[str, npt.NDArray[np.int64]]:
@@ -142,9 +183,9 @@ def split_materials(
 
     ``"prototype"``: a fifth of the prototypes, none of whose crystals, nor any of their formulas,
     is trained on. ``"formula"``: a twentieth of the other formulas, whose structures are trained on
-    with other elements: what the paper's folds come to. ``"validation"``: another fiftieth of the
-    prototypes. ``"train"``: the rest. All follow from hashes of the names, so that they do not
-    change when crystals are added.
+    with other elements: what the paper's folds come to. ``"validation"``: another sixteenth of the
+    prototypes. ``"train"``: the rest, and all random cells. All follow from hashes of the names, so
+    that they do not change when crystals are added.
 
     Parameters
     ----------
@@ -156,6 +197,8 @@ def split_materials(
     """
     by_class = np.array([name_hash(prototype_class(name)) for name in prototype.tolist()])
     by_formula = np.array([name_hash(name) for name in formula.tolist()])
+    by_class[np.char.startswith(prototype, RANDOM)] = 1.0
+    by_formula[np.char.startswith(formula, RANDOM)] = 1.0
     test = by_class < _HELD_OUT
     watched = ~test & (by_class < _HELD_OUT + _WATCHED)
     shared = np.isin(formula, formula[test | watched]) & ~test & ~watched

@@ -16,17 +16,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 
 from ..compute import mixed_precision, pick_device
 from ..progress import progress_bar
 from ..tables import Row, markdown_table
 from .bragg_lines import unfolded
-from .dataset import SPLIT_RULE, LacbedData, split_materials
+from .dataset import SPLIT_RULE, Batch, LacbedData, batch_of, split_materials
 from .network import load_network
 from .pix2pix import normalised
+from .predict import PotentialPredictor
+from .refine import refine_potential
 from .scores import at_best_origin, likeness, squared_error
-from .train import Batch, batch_of
 
 #: arXiv 2503.02852: R at 50 nm is figure 1's; those of other thicknesses are of examples that the
 #: authors call near the mean. MSE as in the caption of figure 4; the text says a tenth, which does
@@ -203,6 +205,42 @@ def by_group(scores: Scores, spacegroup: npt.NDArray[np.int64]) -> list[Row]:
     return rows
 
 
+def trusted(
+    predictor: PotentialPredictor, data: LacbedData, members: npt.NDArray[np.int64],
+    steps: int = 20, progress: bool | None = None,
+) -> Row:  # fmt: skip
+    """Return what the spread and the refinement of readings at the least thickness are worth.
+
+    "rank of the spread" is Spearman's correlation between the spread of a reading, as a share of
+    its deviation, and what is missing of R.
+    """
+    found = []
+    for index in progress_bar(members.tolist(), description="refining", progress=progress):
+        batch = batch_of(data, np.array([index]), torch.zeros(1, dtype=torch.int64))
+        known = {"a": float(data.a[index]), "thickness": data.thicknesses[0]}
+        pattern, true = batch.pattern[0].numpy(), data.potential[index : index + 1]
+        read, spread = predictor.with_spread(pattern, energy_ev=data.energy_ev, **known)
+        refined = refine_potential(
+            read, pattern, energy_ev=data.energy_ev, half_width=data.half_width, steps=steps,
+            progress=False, **known,
+        )  # fmt: skip
+        scores = [
+            float(likeness(one, at_best_origin(true, one)))
+            for one in (torch.from_numpy(x)[None] for x in (read, refined.potential))
+        ]
+        found.append((
+            *scores, refined.likeness_before, refined.likeness, spread.mean() / read.std()
+        ))  # fmt: skip
+    before, after, pattern_before, pattern_after, spread = np.array(found).T
+    return {
+        "crystals": len(members), "R read": float(before.mean()), "R refined": float(after.mean()),
+        "median R read": float(np.median(before)), "median R refined": float(np.median(after)),
+        "R pattern, read": float(pattern_before.mean()),
+        "R pattern, refined": float(pattern_after.mean()),
+        "rank of the spread": float(spearmanr(spread, 1.0 - before).statistic),
+    }  # fmt: skip
+
+
 _FORWARD_COLUMNS = ("method", "t nm", "R mean", "R median", "MSE", "MSE median", "Z")
 _INVERSE_COLUMNS = (
     "method", "t nm", "R mean", "R median", "MSE", "MSE median", "R mean, best origin",
@@ -221,6 +259,7 @@ def evaluate(
     crystals: int | None = None,
     device: str | torch.device | None = None,
     neighbours: bool = True,
+    refined: int = 0,
     progress: bool | None = None,
 ) -> str:
     """Return the tables, in markdown.
@@ -237,6 +276,8 @@ def evaluate(
         Default: the GPU if there is one.
     neighbours : bool
         Measure the nearest neighbour, too.
+    refined : int
+        So many readings of the first inverse network are refined, too, half a minute each.
     progress : bool, optional
         None: a bar in a terminal or a notebook.
 
@@ -274,6 +315,13 @@ def evaluate(
                 for name, method in methods.items()
             }
             lines += _tables(f"{title}, {direction}", scores, data, members, direction)
+    readers = [name for name, network in loaded.items() if network.direction == "inverse"]
+    if refined and readers:
+        chosen = parts["prototype"][:: max(1, len(parts["prototype"]) // refined)][:refined]
+        row = trusted(
+            PotentialPredictor(readers[0], device=device), data, chosen, progress=progress
+        )
+        lines += [f"\n### Spread and refinement, {readers[0]}\n", markdown_table([row], list(row))]
     return "\n".join(lines)
 
 
@@ -315,13 +363,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--library", required=True, nargs="+", help="folders of shards")
     parser.add_argument("--weights", required=True, nargs="+", help="names or files")
     parser.add_argument("--crystals", type=int, help="of each part at most; default: all")
+    parser.add_argument("--refined", type=int, default=0, help="readings to be refined, too")
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--output", help="file for the tables")
 
 
 def run(args: Namespace) -> str:
     """Run ``py4dstem-ml evaluate lacbed``."""
-    text = evaluate(args.library, args.weights, crystals=args.crystals, device=args.device)
+    text = evaluate(
+        args.library, args.weights, crystals=args.crystals, refined=args.refined,
+        device=args.device,
+    )  # fmt: skip
     if args.output:
         Path(args.output).write_text(text)
     return text

@@ -19,15 +19,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..physics.crystal import Crystal
 from ..physics.lacbed import lacbed
 from ..physics.projection import projected_potential
 from ..physics.structures import CrystalTable, cached_table
 from ..shards import is_made, make_shards, origin_of, written_whole
 from .bright_field import BrightField, coefficients_of
 from .natural import depth, strength_per_volt
+from .random_cells import random_cell
 
 logger = logging.getLogger(__name__)
 
+#: How the names of random cells begin.
+RANDOM = "random-"
 #: Columns of a shard that are copied from the table of crystals.
 _COPIED = ("material_id", "formula", "prototype", "spacegroup")
 _DEEPEST = 65535
@@ -80,7 +84,7 @@ def cubic_crystals(table: CrystalTable, seed: int) -> npt.NDArray[np.int64]:
 
 
 def simulate_shard(
-    number: int, *, structures: str, output: str, seed: int, config: LibraryConfig
+    number: int, *, structures: str | None, output: str, seed: int, config: LibraryConfig
 ) -> Path:
     """Simulate one shard and write it whole, or return the one that is there.
 
@@ -88,8 +92,8 @@ def simulate_shard(
     ----------
     number : int
         The cubic crystals ``number * crystals_per_shard`` and on, see `cubic_crystals`.
-    structures : str
-        Path of the table of crystals.
+    structures : str or None
+        Path of the table of crystals; None: random cells, see `random_cells`.
     output : str
         Folder.
     seed : int
@@ -113,39 +117,67 @@ def simulate_shard(
     origin = origin_of(seed, config, structures)
     if is_made(path, origin):
         return path
-    table = cached_table(structures)
-    first = number * config.crystals_per_shard
-    chosen = cubic_crystals(table, seed)[first : first + config.crystals_per_shard]
+    numbers = range(number * config.crystals_per_shard, (number + 1) * config.crystals_per_shard)
+    if structures is None:
+        crystals, said = _random_cells(numbers, seed)
+    else:
+        crystals, said = _crystals_of(cached_table(structures), numbers, seed)
     few_beams = BrightField(config.pixels, config.half_width, cell_pixels=config.pixels)
-    potentials, patterns, quick, lattice_constants = [], [], [], []
-    for index in chosen.tolist():
-        crystal = table[index]
-        a = float(torch.linalg.norm(crystal.lattice[0]))
-        lattice_constants.append(a)
-        potential = projected_potential(crystal, config.pixels).potential
-        potentials.append(potential)
-        u = torch.from_numpy(potential * strength_per_volt(a, config.energy_ev))
-        tau = [depth(a, thickness, config.energy_ev) for thickness in config.thicknesses]
-        quick.append(few_beams(coefficients_of(u), torch.tensor(tau)).half().numpy())
+    columns: dict[str, list] = {"potential": [], "patterns": [], "few_beams": [], "a": []}
+    for crystal in crystals:
         with torch.no_grad():
-            disks = lacbed(
-                crystal, (0, 0, 1), config.energy_ev, config.thicknesses,
-                half_width=config.half_width / a, pixels=config.pixels,
-                reflections=[(*hk, 0) for hk in config.reflections],
-                max_beams=config.max_beams[_is_primitive(potential)],
-                absorption=config.absorption, progress=False,
-            )  # fmt: skip
-        patterns.append(disks.images.numpy())
+            for name, value in simulate_crystal(crystal, config, few_beams).items():
+                columns[name].append(value)
     with written_whole(path) as file:
-        _write_pictures(file, "potential", np.array(potentials))
-        _write_pictures(file, "patterns", np.array(patterns))
-        file.create_dataset("few_beams", data=np.array(quick), compression="lzf", shuffle=True)
-        file["a"] = np.array(lattice_constants)
-        for name in _COPIED:
-            column = table.field(name)[chosen]
+        for name in ("potential", "patterns"):
+            _write_pictures(file, name, np.array(columns[name]))
+        few = np.array(columns["few_beams"])
+        file.create_dataset("few_beams", data=few, compression="lzf", shuffle=True)
+        file["a"] = np.array(columns["a"])
+        for name, column in said.items():
             file[name] = column.astype("S") if column.dtype.kind == "U" else column
         file.attrs.update(origin)
     return path
+
+
+def simulate_crystal(
+    crystal: Crystal, config: LibraryConfig, few_beams: BrightField
+) -> dict[str, npt.NDArray | float]:
+    """Return the columns of a shard for one cubic crystal: potential, patterns, few_beams, a."""
+    a = float(torch.linalg.norm(crystal.lattice[0]))
+    potential = projected_potential(crystal, config.pixels).potential
+    disks = lacbed(
+        crystal, (0, 0, 1), config.energy_ev, config.thicknesses,
+        half_width=config.half_width / a, pixels=config.pixels,
+        reflections=[(*hk, 0) for hk in config.reflections],
+        max_beams=config.max_beams[_is_primitive(potential)], absorption=config.absorption,
+        progress=False,
+    )  # fmt: skip
+    u = torch.from_numpy(potential * strength_per_volt(a, config.energy_ev))
+    tau = [depth(a, thickness, config.energy_ev) for thickness in config.thicknesses]
+    few = few_beams(coefficients_of(u), torch.tensor(tau))
+    return {
+        "potential": potential, "patterns": disks.images.numpy(), "few_beams": few.half().numpy(),
+        "a": a,
+    }  # fmt: skip
+
+
+def _crystals_of(
+    table: CrystalTable, numbers: range, seed: int
+) -> tuple[list[Crystal], dict[str, npt.NDArray]]:
+    """Crystals of a table, and what it says of them."""
+    chosen = cubic_crystals(table, seed)[numbers.start : numbers.stop]
+    return [table[i] for i in chosen.tolist()], {
+        name: table.field(name)[chosen] for name in _COPIED
+    }
+
+
+def _random_cells(numbers: range, seed: int) -> tuple[list[Crystal], dict[str, npt.NDArray]]:
+    """Random cells, each a function of the seed and its number, of a prototype of its own."""
+    cells = [random_cell(np.random.default_rng([seed, number])) for number in numbers]
+    names = np.array([f"{RANDOM}{seed}-{number}" for number in numbers])
+    said = {name: names for name in ("material_id", "formula", "prototype")}
+    return cells, {**said, "spacegroup": np.zeros(len(cells), dtype=np.int64)}
 
 
 def _is_primitive(potential: npt.NDArray) -> bool:
@@ -181,7 +213,7 @@ def read_pictures(file: h5py.File, name: str, index: tuple = ()) -> npt.NDArray[
 
 
 def simulate(
-    structures: str | Path,
+    structures: str | Path | None,
     output: str | Path,
     *,
     shards: int | None = None,
@@ -193,19 +225,30 @@ def simulate(
 ) -> list[Path]:
     """Simulate shards ``first`` to ``first + shards``, by default of all cubic crystals.
 
-    Those that are there already are not made again, see `simulate_shard`.
+    Those that are there already are not made again, see `simulate_shard`. Without a table they are
+    of random cells, as many as are asked for.
+
+    Raises
+    ------
+    ValueError
+        If there is neither a table nor a number of shards.
 
     Examples
     --------
     >>> paths = simulate("structures_icsd.npz", "library", shards=2)  # doctest: +SKIP
     """
     config = config or LibraryConfig()
-    count = len(cubic_crystals(cached_table(str(structures)), seed))
-    last = -(-count // config.crystals_per_shard)
-    if shards is not None:
-        last = min(last, first + shards)
+    if structures is None:
+        if shards is None:
+            raise ValueError("random cells have no end: say how many shards are to be made")
+        last = first + shards
+    else:
+        structures = str(structures)
+        count = len(cubic_crystals(cached_table(structures), seed))
+        last = -(-count // config.crystals_per_shard)
+        last = last if shards is None else min(last, first + shards)
     make = partial(
-        simulate_shard, structures=str(structures), output=str(output), seed=seed, config=config
+        simulate_shard, structures=structures, output=str(output), seed=seed, config=config
     )
     return make_shards(make, range(first, last), processes=processes, progress=progress)
 
@@ -213,7 +256,9 @@ def simulate(
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare ``py4dstem-ml simulate lacbed``."""
     defaults = LibraryConfig()
-    parser.add_argument("--structures", required=True, help="table of crystals (.npz)")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--structures", help="table of crystals (.npz)")
+    source.add_argument("--random", action="store_true", help="random cells, --shards of them")
     parser.add_argument("--output", required=True, help="folder for the shards; one a table")
     parser.add_argument("--shards", type=int, help="64 crystals each; default: all cubic crystals")
     parser.add_argument("--first", type=int, default=0, help="number of the first shard")

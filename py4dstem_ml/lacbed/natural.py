@@ -14,7 +14,8 @@ import torch
 
 from ..physics.electrons import POTENTIAL_VOLT_ANGSTROM2, lorentz_factor, wavelength
 
-#: Middle and span of log(tau) and log(std u) in the training library.
+#: Middle and span of log(tau) and log(std u) in the training library. Weights depend on them: they
+#: never change.
 _CENTRE = (-0.65, 2.6)
 _SPAN = (0.9, 0.6)
 

@@ -24,6 +24,8 @@ from .scores import at_best_origin
 _BEYOND = 1.05
 #: V; a microscope's, as they can be expressed by those of the training library.
 _VOLTAGES = (60e3, 400e3)
+#: What the registry calls the two directions.
+_SYSTEMS = {"forward": "lacbed", "inverse": "lacbed-inverse"}
 #: Pictures that are worked on at once.
 _AT_ONCE = 64
 
@@ -64,7 +66,7 @@ class _Predictor:
         """
         with self._lock:
             if self._loaded is None:
-                chosen = self.model or weights.default_name(f"lacbed-{self.direction}")
+                chosen = self.model or weights.default_name(_SYSTEMS[self.direction])
                 network = load_network(chosen, pick_device(self.device))
                 if network.direction != self.direction:
                     raise weights.WeightsError(

@@ -23,11 +23,9 @@ from .. import weights
 from ..compute import mixed_precision, pick_device
 from ..physics.structures import prototype_class
 from ..training import Run
-from .bragg_lines import unfolded
-from .dataset import SPLIT_RULE, LacbedData, split_materials
-from .linenet import LineGenerator
+from .dataset import SPLIT_RULE, Batch, LacbedData, batch_of, split_materials
 from .natural import conditions
-from .network import SPECS, build_network, direction_of, save_network
+from .network import SPECS, build_network, direction_of, load_network, save_network
 from .pix2pix import Discriminators, discriminator_loss, generator_loss, normalised
 from .scores import at_best_origin, likeness, pearson
 
@@ -40,6 +38,8 @@ _AT_OWN_ORIGIN = 0.3
 _MATCHING, _PLAIN = 10.0, 10.0
 #: Weight of the latent numbers' divergence from a normal distribution.
 _DIVERGENCE = 1e-3
+#: What is kept of the run that a run starts from.
+_EARLIER = ("sha256", "patterns_seen", "seconds", "earlier")
 #: Crystals that are drawn together to watch a run.
 _WATCHED = 256
 
@@ -69,6 +69,8 @@ class TrainConfig:
         Length of the run, if no time limit ends it.
     time_limit_s : float or None
     seed : int
+    start_from : str or None
+        Weights of the same network, by name or file, to begin with instead of random ones.
     """
 
     network: str = "linenet.forward.compact"
@@ -84,33 +86,7 @@ class TrainConfig:
     steps: int = 100_000
     time_limit_s: float | None = None
     seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Crystals of a library in natural units.
-
-    Attributes
-    ----------
-    u, pattern : torch.Tensor, shape (b, n, n)
-        Potentials and bright fields.
-    few : torch.Tensor, shape (b, n / 2, n / 2)
-        Quadrants of the bright fields with few beams.
-    tau : torch.Tensor, shape (b,)
-        Depths.
-    """
-
-    u: torch.Tensor
-    pattern: torch.Tensor
-    few: torch.Tensor
-    tau: torch.Tensor
-
-    def given_to(self, network: nn.Module) -> tuple[torch.Tensor, ...]:
-        """What a network takes."""
-        if network.direction == "inverse":
-            return self.pattern, self.tau
-        few = (self.few,) if isinstance(network, LineGenerator) else ()
-        return self.u, self.tau, *few
+    start_from: str | None = None
 
 
 class Stream:
@@ -136,15 +112,6 @@ class Stream:
             turned = torch.from_numpy(self.rng.random(size) < 0.5)[:, None, None]
             pictures = (batch.u, batch.pattern, batch.few)
             yield Batch(*(torch.where(turned, x.mT, x) for x in pictures), batch.tau)
-
-
-def batch_of(data: LacbedData, chosen: np.ndarray, thickness: torch.Tensor) -> Batch:
-    """Return crystals (b,) of a library at the thicknesses of these numbers (b,)."""
-    rows = torch.from_numpy(chosen)
-    pattern = unfolded(data.patterns[rows, thickness].float())
-    u = data.potential[rows] * data.strength(chosen)[:, None, None]
-    few = data.few_beams[rows, thickness].float()
-    return Batch(u, pattern, few, data.tau(chosen)[torch.arange(len(rows)), thickness])
 
 
 def relative_difference(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -259,6 +226,23 @@ class Trainer(Run):
             weights.save(self._judges_path, self.judges.state_dict(), {})
         return self.weights_path
 
+    def start_from(self, name_or_path: str) -> dict[str, Any]:
+        """Begin with trained weights; return what is said of them.
+
+        Raises
+        ------
+        ValueError
+            If they are of another network, or were trained under another split.
+        """
+        trained = load_network(name_or_path)
+        if trained.spec != self.network.spec or trained.name != self.network.name:
+            raise ValueError(f"{name_or_path} are not weights of a {self.config.network}")
+        if trained.metadata.get("split_rule") != SPLIT_RULE:
+            raise ValueError(f"{name_or_path} was trained under another split of the materials")
+        self.network.load_state_dict(trained.state_dict())
+        self.average.module.load_state_dict(trained.state_dict())
+        return trained.metadata
+
     def resume(self) -> None:
         """Go on from the checkpoint; the discriminators' optimiser starts anew."""
         super().resume()
@@ -326,13 +310,23 @@ def train(
     output, chosen = Path(output), pick_device(device)
     output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, output, chosen, data.potential.shape[-1])
+    if trainer.network.spec.half_width != data.half_width:
+        raise ValueError(
+            f"the library's patterns reach {data.half_width:g} a* from the axis, those of "
+            f"{config.network} {trainer.network.spec.half_width:g}"
+        )
+    earlier: dict[str, Any] = {}
     if resume:
         trainer.resume()
+    elif config.start_from is not None:
+        earlier = trainer.start_from(config.start_from)
     torch.manual_seed(int(np.random.SeedSequence([config.seed, trainer.step]).generate_state(1)[0]))
     metadata = {
-        "training": asdict(config), "split_rule": SPLIT_RULE, "energy_ev": data.energy_ev,
+        "training": {**asdict(config), "start_from": earlier.get("sha256")},
+        "split_rule": SPLIT_RULE, "energy_ev": data.energy_ev,
         "range_a": [float(data.a[parts["train"]].min()), float(data.a[parts["train"]].max())],
         "thicknesses": list(data.thicknesses), "crystals": len(parts["train"]),
+        "earlier": {key: earlier[key] for key in _EARLIER if key in earlier},
     }  # fmt: skip
     stream = Stream(data, parts["train"], config, trainer.step)
     try:
@@ -395,6 +389,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--start-from", help="trained weights to begin with")
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
 
@@ -404,7 +399,7 @@ def run(args: Namespace) -> None:
     config = TrainConfig(
         network=args.network, adversarial=not args.plain, batch_size=args.batch_size,
         learning_rate=args.learning_rate, steps=args.steps, time_limit_s=args.time_limit,
-        seed=args.seed,
+        seed=args.seed, start_from=args.start_from,
     )  # fmt: skip
     path = train(args.library, args.output, config, device=args.device, resume=args.resume)
     logger.info("weights: %s", path)

@@ -439,8 +439,8 @@ class _Solver:
         of theirs, for it swings with them.
         """
         couplings = self._matrix(self.potential.elastic, strong, weak)
-        gap = np.clip(strong.level, *span)[:, None] - weak.level
-        gap = torch.from_numpy(gap).to(self.device, self.dtype)
+        apart = np.clip(strong.level, *span)[:, None] - weak.level
+        gap = torch.from_numpy(apart).to(self.device, self.dtype)
         # No coupling shifts a level by more than itself, however near the other level lies.
         share = couplings * gap / (gap.square() + couplings.abs().square() + 1e-20)
         back = share @ couplings.mH
@@ -597,6 +597,8 @@ def lacbed(
             f"half_width must be above 0 and below {0.5 * wave_number:.3g} 1/Å, pixels above 0, "
             "and layers not below"
         )
+    if max_beams < 1:
+        raise ValueError(f"max_beams must be 1 at least, not {max_beams}")
     view = Zone.of(crystal, zone)
     hkl = np.asarray(reflections, dtype=float).reshape(-1, 3)
     if not len(hkl) or not np.array_equal(hkl, np.rint(hkl)):

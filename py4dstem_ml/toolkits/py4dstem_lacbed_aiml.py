@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 #: Share of a that edges and angles of a cubic cell may differ by.
 _CUBIC = 1e-3
-#: Operations of the Laue group m-3, the smallest of the cubic ones, without inversion.
-_OPERATIONS = 12
+#: Operations of the Laue group m-3, the smallest of the cubic ones; 4/mmm has 16.
+_OPERATIONS = 24
 
 
 def generate_lacbed_aiml(

@@ -169,6 +169,63 @@ def test_few_beams_are_those_that_matter():
     assert np.corrcoef(some.images.ravel(), every.images.ravel())[0, 1] > 0.999
 
 
+def _intermetallic(a=3.6):
+    return Crystal.cubic(a, [38, 78], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_disks_of_a_primitive_crystal_have_their_symmetry(used, monkeypatch):
+    if not used:
+        monkeypatch.setattr(module, "_operations", lambda *_: [np.eye(3, dtype=np.int64)])
+    disks = lacbed(
+        _intermetallic(), (0, 0, 1), 200e3, [500.0], half_width=0.6, pixels=12, absorption=False,
+        reflections=[(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (-1, 0, 0)], max_beams=300,
+    )  # fmt: skip
+    bright, along, across, diagonal, opposite = disks.images[0]
+    assert min(image.std() for image in disks.images[0]) > 0.03
+    options = {"atol": 2e-3, "rtol": 0}
+    for other in (bright.T, bright.flip(0), bright.flip(1)):
+        torch.testing.assert_close(bright, other.contiguous(), **options)
+    torch.testing.assert_close(along, along.flip(1), **options)
+    torch.testing.assert_close(along, across.T.contiguous(), **options)
+    torch.testing.assert_close(along, opposite.flip(0), **options)
+    torch.testing.assert_close(diagonal, diagonal.T.contiguous(), **options)
+
+
+def test_what_is_looked_at_does_not_change_the_bright_field():
+    options = {"half_width": 0.6, "pixels": 12, "absorption": False, "max_beams": 300}
+    alone = lacbed(_intermetallic(), (0, 0, 1), 200e3, [500.0], **options).images
+    beside = lacbed(
+        _intermetallic(), (0, 0, 1), 200e3, [500.0], reflections=[(0, 0, 0), (2, 0, 0)], **options
+    ).images
+    torch.testing.assert_close(alone[:, 0], beside[:, 0], atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("absorption", [False, True])
+def test_weak_beams_count_as_a_perturbation(absorption, monkeypatch):
+    options = {"half_width": 0.6, "pixels": 12, "absorption": absorption, "q_max": 3.5}
+    options["reflections"] = [(0, 0, 0), (1, 0, 0), (1, 1, 0)]
+
+    def disks(max_beams):
+        return lacbed(_intermetallic(), (0, 0, 1), 200e3, [200.0, 500.0], max_beams=max_beams,
+                      **options)  # fmt: skip
+
+    every, some = disks(2000), disks(300)
+    assert some.beams < 0.7 * every.beams
+    monkeypatch.setattr(module._Solver, "_through", lambda *_: 0.0)
+    none = disks(300)
+    errors = [float((other.images - every.images).abs().max()) for other in (some, none)]
+    assert errors[0] < 0.02 and errors[0] < 0.5 * errors[1]
+
+
+def test_beams_that_are_no_perturbation_are_kept_however_few_are_asked_for():
+    options = {"half_width": 0.3, "pixels": 8, "absorption": False}
+    few = lacbed(SILICON, (0, 0, 1), 200e3, [300.0], max_beams=3, **options)
+    every = lacbed(SILICON, (0, 0, 1), 200e3, [300.0], **options)
+    assert 3 < few.beams < every.beams
+    assert np.corrcoef(few.images.ravel(), every.images.ravel())[0, 1] > 0.99
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -180,7 +237,8 @@ def test_few_beams_are_those_that_matter():
         ({"half_width": 30.0}, "below 19.9"),
         ({"reflections": [(0.5, 0, 0)]}, "whole numbers"),
         ({"reflections": []}, "one at least"),
-        ({"max_beams": 3}, "max_beams"),
+        ({"max_beams": 0}, "max_beams"),
+        ({"max_beams": -1}, "max_beams"),
     ],
 )
 def test_bad_input_is_refused(change, message):

@@ -1,0 +1,140 @@
+"""Bright fields with gradients: against the exact engine, and against their own slopes."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_lacbed import CSCL, FCC
+
+from py4dstem_ml.lacbed import bright_field
+from py4dstem_ml.lacbed.bragg_lines import unfolded
+from py4dstem_ml.lacbed.bright_field import (
+    FINE,
+    QUICK,
+    BrightField,
+    _Propagator,
+    _uncoupled,
+    coefficients_of,
+)
+from py4dstem_ml.lacbed.natural import depth, strength_per_volt
+from py4dstem_ml.lacbed.scores import likeness
+from py4dstem_ml.physics.crystal import Crystal
+from py4dstem_ml.physics.lacbed import lacbed
+from py4dstem_ml.physics.projection import projected_potential
+
+ENERGY = 200e3
+THICKNESSES = [200.0, 500.0]
+TAU = torch.tensor([0.7, 0.2], dtype=torch.float64)
+#: By the number of sets of beams that no coefficient joins.
+CRYSTALS = {
+    4: Crystal.cubic(4.05, [13] * 4, FCC),
+    2: Crystal.cubic(4.29, [11] * 2, CSCL),
+    1: Crystal.cubic(3.8, [3, 13], CSCL),
+}
+
+
+def _coefficients(crystal, pixels=32):
+    potential = projected_potential(crystal, pixels).potential
+    scale = strength_per_volt(float(crystal.lattice[0, 0]), ENERGY)
+    return torch.from_numpy(np.fft.fft2(scale * potential, norm="forward").real)
+
+
+@pytest.mark.parametrize("reach", [QUICK, FINE], ids=["quick", "fine"])
+@pytest.mark.parametrize("sets", CRYSTALS)
+def test_bright_fields_of_light_crystals_are_the_exact_engines(sets, reach):
+    crystal = CRYSTALS[sets]
+    a = float(crystal.lattice[0, 0])
+    coefficients = _coefficients(crystal)
+    assert _uncoupled(coefficients) == sets
+    tau = torch.tensor([depth(a, t, ENERGY) for t in THICKNESSES])
+    found = unfolded(BrightField(16, 2.0, reach, 32)(coefficients, tau))
+    expected = lacbed(
+        crystal, (0, 0, 1), ENERGY, THICKNESSES, half_width=2 / a, pixels=16, absorption=False,
+        dtype=torch.float64,
+    ).images[:, 0]  # fmt: skip
+    assert expected.std((1, 2)).min() > 0.03
+    np.testing.assert_allclose(found, expected, atol=0.03)
+    assert (likeness(found.float(), expected) > 0.9995).all()
+
+
+@pytest.mark.parametrize("sets", CRYSTALS)
+def test_coefficients_are_about_a_centre_of_inversion_wherever_it_lies(sets):
+    u = projected_potential(CRYSTALS[sets], 32).potential
+    engine, tau = BrightField(8, 2.0, {1: 5, 2: 6, 4: 8}, 32), torch.tensor([0.2])
+    expected = engine(torch.from_numpy(np.fft.fft2(0.1 * u, norm="forward").real), tau)
+    for shift in ((0, 0), (3, 0), (7, 20)):
+        moved = torch.from_numpy(0.1 * np.roll(u, shift, (0, 1)))
+        found = engine(coefficients_of(moved), tau)
+        torch.testing.assert_close(found, expected.float(), atol=1e-3, rtol=0)
+    assert expected.std() > 0.01
+
+
+def test_few_beams_and_a_perturbation_are_as_many_beams(monkeypatch):
+    coefficients = _coefficients(CRYSTALS[1])
+    tau = torch.tensor([depth(3.8, 500.0, ENERGY)])
+    found = {}
+    for far, weak in ((14, 14), (6, 14), (6, 6)):
+        monkeypatch.setattr(bright_field, "_WEAK", weak)
+        found[far, weak] = BrightField(16, 2.0, {1: far, 2: far, 4: far}, 32)(coefficients, tau)
+    errors = [(found[6, weak] - found[14, 14]).abs().max() for weak in (14, 6)]
+    assert errors[0] < 0.003 and errors[0] < 0.2 * errors[1]
+
+
+def test_gradients_of_the_propagator_are_right():
+    matrix = torch.randn(2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.autograd.gradcheck(_propagated, matrix.requires_grad_(True))
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-9, 1e-5])
+def test_degenerate_levels_do_not_disturb_gradients(apart):
+    turned, _ = torch.linalg.qr(
+        torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    )
+    levels = torch.diag(torch.tensor([1.0, 1.0 + apart, 1.0 - apart, -2.0], dtype=torch.float64))
+    for matrix in (levels, turned @ levels @ turned.T):
+        torch.autograd.gradcheck(_propagated, matrix[None].clone().requires_grad_(True))
+
+
+def _propagated(matrix):
+    return _Propagator.apply(0.5 * (matrix + matrix.mT), TAU)
+
+
+def test_the_diagonal_is_that_of_the_matrix_exponential():
+    matrix = torch.randn(3, 5, 5, dtype=torch.float64)
+    found = _propagated(matrix)
+    for number, tau in enumerate(TAU):
+        expected = torch.matrix_exp(1j * torch.pi * tau * 0.5 * (matrix + matrix.mT))
+        waves = torch.view_as_complex(found[:, :, number].contiguous())
+        torch.testing.assert_close(waves, expected.diagonal(dim1=1, dim2=2))
+
+
+@pytest.mark.parametrize("pixels", [8, 12])
+def test_the_gradient_of_a_bright_field_is_its_slope(pixels):
+    engine = BrightField(pixels, 2.0, {1: 3, 2: 3, 4: 3}, 8)
+    c = _coefficients(CRYSTALS[1], 8).requires_grad_(True)
+    weights = torch.rand(2, pixels // 2, pixels // 2, dtype=torch.float64)
+
+    def seen(coefficients):
+        return (engine(coefficients, TAU) * weights).sum()
+
+    (slope,) = torch.autograd.grad(seen(c), c)
+    with torch.no_grad():
+        for h, k in ((1, 0), (1, 1), (2, 1)):
+            step = torch.zeros_like(c)
+            for sign in (1, -1):
+                for i, j in ((h, sign * k), (k, sign * h)):
+                    step[i, j] = step[-i, -j] = 1e-4
+            expected = (seen(c + step) - seen(c - step)) / 2
+            torch.testing.assert_close((slope * step).sum(), expected, rtol=1e-4, atol=1e-12)
+
+
+def test_without_a_potential_all_passes():
+    c = torch.zeros(8, 8)
+    c[1, 0] = c[-1, 0] = 1e-9
+    found = BrightField(8, 2.0, {1: 3, 2: 3, 4: 3}, 8)(c, torch.tensor([0.5]))
+    torch.testing.assert_close(found, torch.ones(1, 4, 4))
+
+
+@pytest.mark.parametrize(("pixels", "half_width"), [(15, 2.0), (18, 2.0), (16, 3.0)])
+def test_vectors_that_are_no_whole_number_of_pixels_are_refused(pixels, half_width):
+    with pytest.raises(ValueError, match="whole number of pixels"):
+        BrightField(pixels, half_width)

@@ -1,0 +1,239 @@
+"""From potentials to patterns and back: what comes out, and what is refused."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from tiny_lacbed import FCC, saved
+
+from py4dstem_ml import Crystal, LacbedGenerator, PotentialPredictor, WeightsError
+from py4dstem_ml.lacbed.natural import depth, strength_per_volt
+from py4dstem_ml.lacbed.predict import _resampled
+from py4dstem_ml.physics.electrons import wavelength
+from py4dstem_ml.physics.projection import projected_potential
+
+AT = {"a": 4.05, "thickness": 400.0}
+
+
+@pytest.fixture(scope="module")
+def generator(forward_file):
+    return LacbedGenerator(forward_file, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def predictor(inverse_file):
+    return PotentialPredictor(inverse_file, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def potential():
+    return projected_potential(Crystal.cubic(4.05, [13] * 4, FCC), 16).potential
+
+
+@pytest.fixture(scope="module")
+def pattern():
+    return np.random.default_rng(0).random((16, 16))
+
+
+def test_a_pattern_is_the_networks(generator, potential):
+    found = generator(potential, **AT)
+    u = torch.from_numpy(potential).float() * strength_per_volt(4.05, 200e3)
+    with torch.no_grad():
+        expected = generator.loaded(u[None], torch.tensor([depth(4.05, 400.0, 200e3)]))[0]
+    assert found.shape == (16, 16) and found.dtype == np.float32 and found.min() >= 0
+    np.testing.assert_allclose(found, expected.clamp(min=0), atol=3e-4)
+
+
+def test_a_potential_is_the_networks(predictor, pattern):
+    found = predictor(pattern, **AT)
+    with torch.no_grad():
+        expected = predictor.loaded(
+            torch.from_numpy(pattern).float()[None], torch.tensor([depth(4.05, 400.0, 200e3)])
+        )[0]
+    assert found.shape == (16, 16) and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected / strength_per_volt(4.05, 200e3), rtol=1e-4)
+
+
+def test_the_mean_and_the_origin_of_a_potential_do_not_count(generator, potential):
+    found = generator(potential, **AT)
+    np.testing.assert_allclose(generator(potential + 50.0, **AT), found, atol=1e-4)
+    np.testing.assert_allclose(generator(np.roll(potential, 5, 0), **AT), found, atol=1e-4)
+    assert np.abs(generator(2 * potential, **AT) - found).max() > 1e-3
+
+
+def test_the_scale_and_the_offset_of_a_pattern_do_not_count(predictor, pattern):
+    found = predictor(pattern, **AT)
+    counts = np.rint(1000 * pattern).astype(np.uint16)
+    np.testing.assert_allclose(predictor(counts, **AT), predictor(counts / 7 + 3, **AT), atol=1e-3)
+    np.testing.assert_allclose(predictor(counts, **AT), found, atol=0.02 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("name", ["generator", "predictor"])
+def test_stacks_are_as_each_by_itself(name, request, monkeypatch):
+    call = request.getfixturevalue(name)
+    monkeypatch.setattr("py4dstem_ml.lacbed.predict._AT_ONCE", 4)
+    stack = np.random.default_rng(1).random((2, 3, 16, 16))
+    found = call(stack, **AT)
+    assert found.shape == (2, 3, 16, 16)
+    for place in np.ndindex(2, 3):
+        np.testing.assert_allclose(found[place], call(stack[place], **AT), atol=1e-3, rtol=1e-3)
+
+
+def test_equal_depths_at_other_voltages_are_equal_patterns(generator, potential):
+    thickness = 400.0 * wavelength(200e3) / wavelength(80e3)
+    scale = strength_per_volt(4.05, 200e3) / strength_per_volt(4.05, 80e3)
+    found = generator(scale * potential, a=4.05, thickness=thickness, energy_ev=80e3)
+    np.testing.assert_allclose(found, generator(potential, **AT), atol=1e-4)
+
+
+def test_finer_patterns_are_averaged_and_wider_ones_cut(predictor):
+    rng = np.random.default_rng(0)
+    coarse = rng.random((16, 16)).astype(np.float32)
+    fine = np.kron(coarse, np.ones((3, 3), np.float32))
+    expected = predictor(coarse, **AT)
+    np.testing.assert_allclose(predictor(fine, **AT), expected, atol=1e-3, rtol=1e-3)
+    size = 4.0 / (16 * 4.05)
+    wide = rng.random((24, 24))
+    wide[4:-4, 4:-4] = coarse
+    found = predictor(wide, **AT, pixel_size=size)
+    np.testing.assert_allclose(found, expected, atol=1e-3, rtol=1e-3)
+    assert np.abs(predictor(wide, **AT) - expected).max() > 1e-2 * np.abs(expected).max()
+
+
+def test_resampling_keeps_what_is_linear():
+    x = np.arange(30) - 14.5
+    plane = (2.0 * x[:, None] - x + 3.0).astype(np.float32)[None]
+    for pixels, wanted in ((16, 0.7), (7, 2.3), (29, 1.0)):
+        y = (np.arange(pixels) - 0.5 * (pixels - 1)) * wanted
+        found = _resampled(plane, 1.0, pixels, wanted)[0]
+        np.testing.assert_allclose(found, 2.0 * y[:, None] - y + 3.0, atol=1e-4)
+
+
+def test_spread_is_of_what_is_left_out(predictor, pattern):
+    torch.manual_seed(0)
+    found, spread = predictor.with_spread(np.stack([pattern, pattern.T]), **AT, draws=8)
+    assert found.shape == spread.shape == (2, 16, 16)
+    np.testing.assert_allclose(found[0], predictor(pattern, **AT), atol=1e-3, rtol=1e-3)
+    assert spread.min() >= 0 and spread.mean() > 1e-3 * found.std()
+    assert not any(module.training for module in predictor.loaded.modules())
+
+
+def test_a_spread_is_the_standard_deviation_of_the_draws(predictor, pattern, monkeypatch):
+    unit = strength_per_volt(4.05, 200e3)
+    middle = np.random.default_rng(2).normal(size=(1, 16, 16)).astype(np.float32)
+    # Draws scale what is read, and lie at other origins.
+    answers = iter([middle, *(np.roll(s * middle, (3, 5), (1, 2)) for s in (0.9, 1.0, 1.3))])
+    monkeypatch.setattr(PotentialPredictor, "_run", lambda *_: next(answers))
+    found, spread = predictor.with_spread(pattern, **AT, draws=3)
+    np.testing.assert_allclose(found, middle[0] / unit, rtol=1e-5)
+    expected = np.std([0.9, 1.0, 1.3], ddof=1) * np.abs(middle[0]) / unit
+    np.testing.assert_allclose(spread, expected, rtol=1e-3, atol=1e-4 / unit)
+
+
+def test_a_spread_needs_dropout_and_draws(predictor, pattern, tmp_path):
+    with pytest.raises(ValueError, match="two draws at least, not 1"):
+        predictor.with_spread(pattern, **AT, draws=1)
+    other = PotentialPredictor(saved("pix2pix.inverse.tiny", tmp_path), device="cpu")
+    with pytest.raises(ValueError, match="has no dropout"):
+        other.with_spread(pattern, **AT)
+
+
+@pytest.mark.parametrize("name", ["generator", "predictor"])
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.ones(16), "square picture"), (np.ones((16, 15)), r"shape \(16, 15\)"),
+        (np.eye(4), "square picture"), (np.ones((16, 16)), "is constant"),
+        (np.zeros((16, 16), np.uint8), "is constant"),
+        (np.stack([np.eye(16), np.full((16, 16), 1e5)]), "is constant"),
+        (np.where(np.eye(16) > 0, np.nan, 1.0), "NaN or infinite"),
+        (np.where(np.eye(16) > 0, np.inf, 1.0), "NaN or infinite"),
+        (np.eye(16) * 1j, "real numbers, not complex"), (np.full((16, 16), "a"), "real numbers"),
+    ],
+)  # fmt: skip
+def test_bad_pictures_are_refused(name, picture, message, request):
+    with pytest.raises(ValueError, match=message) as error:
+        request.getfixturevalue(name)(picture, **AT)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["generator", "predictor"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a": 3.0}, "a from 3.5 to 6 Å, not 3 Å"), ({"a": 0.4}, "generate_lacbed computes any"),
+        ({"a": np.nan}, "not nan"), ({"thickness": 900.0}, "foils from 200 to 600 Å at 200 kV"),
+        ({"thickness": 50}, "not 50 Å"), ({"thickness": -400.0}, "not -400"),
+        ({"thickness": np.nan}, "not nan"), ({"energy_ev": 200}, "60000 to 400000 V, not 200"),
+        ({"energy_ev": 1e6}, "not 1e"), ({"energy_ev": np.nan}, "not nan"),
+        ({"energy_ev": 300e3, "thickness": 240.0}, "from 255 to 764 Å at 300 kV"),
+    ],
+)  # fmt: skip
+def test_what_was_never_trained_on_is_refused(name, change, message, request):
+    with pytest.raises(ValueError, match=message) as error:
+        request.getfixturevalue(name)(np.eye(16), **{**AT, **change})
+    assert "\n" not in str(error.value)
+
+
+def test_a_little_beyond_the_thicknesses_is_allowed(generator, potential):
+    for thickness in (191.0, 629.0):
+        assert generator(potential, a=4.05, thickness=thickness).shape == (16, 16)
+
+
+def test_potentials_of_another_size_are_refused(generator):
+    with pytest.raises(ValueError, match=r"must have 16 x 16 pixels, not 64: projected_potential"):
+        generator(np.eye(64), **AT)
+
+
+def test_patterns_must_reach_far_enough(predictor, pattern):
+    size = 4.0 / (16 * 4.05)
+    predictor(pattern, **AT, pixel_size=0.98 * size)
+    with pytest.raises(ValueError, match="reaches 0.444 1/Å from the axis, but the network looks"):
+        predictor(pattern, **AT, pixel_size=0.9 * size)
+    for bad in (0.0, -size, np.nan, np.inf):
+        with pytest.raises(ValueError, match="pixel_size is in 1/Å and above 0"):
+            predictor(pattern, **AT, pixel_size=bad)
+
+
+def test_an_empty_stack_is_an_empty_answer(generator, predictor):
+    for call in (generator, predictor):
+        assert call(np.zeros((0, 16, 16)), **AT).shape == (0, 16, 16)
+    assert predictor(np.zeros((0, 40, 40)), **AT).shape == (0, 16, 16)
+
+
+def test_in_threads_and_pickled(predictor, pattern, inverse_file):
+    expected = predictor(pattern, **AT)
+    again = pickle.loads(pickle.dumps(predictor))
+    np.testing.assert_allclose(again(pattern, **AT), expected, rtol=1e-5)
+    fresh = PotentialPredictor(inverse_file, device="cpu")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda picture: fresh(picture, **AT), [pattern] * 8))
+    for one in found:
+        np.testing.assert_allclose(one, expected, rtol=1e-5)
+
+
+def test_weights_are_read_when_first_needed(tmp_path, pattern):
+    late = PotentialPredictor(tmp_path / "none.safetensors", device="cpu")
+    with pytest.raises(WeightsError, match="none.safetensors"):
+        late(pattern, **AT)
+
+
+def test_networks_of_the_other_direction_are_refused(forward_file, pattern):
+    with pytest.raises(WeightsError, match="of the forward direction, not inverse"):
+        PotentialPredictor(forward_file, device="cpu")(pattern, **AT)
+
+
+def test_default_weights_are_those_of_the_direction(monkeypatch, forward_file, potential):
+    asked = []
+    monkeypatch.setattr(
+        "py4dstem_ml.weights.default_name",
+        lambda system: asked.append(system) or forward_file,
+    )
+    LacbedGenerator.pretrained(device="cpu")(potential, **AT)
+    assert asked == ["lacbed"]
+
+
+def test_sizes_are_the_networks(predictor):
+    assert (predictor.pixels, predictor.half_width) == (16, 2.0)

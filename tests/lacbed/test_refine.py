@@ -1,0 +1,90 @@
+"""Refinement: what it recovers, keeps and refuses."""
+
+import numpy as np
+import pytest
+from tiny_lacbed import CSCL, FCC
+
+from py4dstem_ml.lacbed import refine
+from py4dstem_ml.lacbed.refine import refine_potential
+from py4dstem_ml.physics.crystal import Crystal
+from py4dstem_ml.physics.lacbed import lacbed
+from py4dstem_ml.physics.projection import projected_potential
+
+ENERGY = 200e3
+
+
+@pytest.fixture
+def few_beams(monkeypatch):
+    monkeypatch.setattr(refine, "FINE", {1: 5, 2: 6, 4: 8})
+
+
+@pytest.mark.usefixtures("few_beams")
+def test_a_distorted_potential_is_recovered():
+    crystal = Crystal.cubic(3.8, [3, 13], CSCL)
+    given = {"a": 3.8, "thickness": 400.0, "half_width": 2.0, "highest": 5, "progress": False}
+    truth = projected_potential(crystal, 16).potential
+    pattern = refine_potential(truth, np.eye(16) + 1, steps=0, **given).pattern
+    spectrum = np.fft.fft2(truth)
+    for place in ((1, 0), (0, 1), (-1, 0), (0, -1)):
+        spectrum[place] *= 0.9
+    for place in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        spectrum[place] *= 1.1
+    start = np.fft.ifft2(spectrum).real
+    found = refine_potential(start, 40.0 * pattern + 3.0, steps=10, **given)
+    assert found.likeness_before < 0.99 and found.likeness > 0.9995
+    errors = [np.abs(p - truth).max() for p in (start, found.potential)]
+    assert errors[1] < 0.3 * errors[0]
+    np.testing.assert_allclose(found.pattern, pattern, atol=0.05)
+    assert found.potential.shape == found.pattern.shape == (16, 16)
+    assert found.potential.dtype == found.pattern.dtype == np.float32
+
+
+def test_no_steps_only_compare():
+    crystal = Crystal.cubic(4.29, [11] * 2, CSCL)
+    potential = projected_potential(crystal, 24).potential
+    disks = lacbed(
+        crystal, (0, 0, 1), ENERGY, [400.0], half_width=2 / 4.29, pixels=16, absorption=False
+    )
+    found = refine_potential(
+        potential, disks.images[0, 0], a=4.29, thickness=400.0, half_width=2.0, steps=0
+    )
+    assert found.likeness == found.likeness_before > 0.999
+    np.testing.assert_allclose(found.potential, potential, atol=1e-3 * np.ptp(potential))
+
+
+@pytest.mark.usefixtures("few_beams")
+def test_refined_potentials_keep_their_mirrors_and_extinctions():
+    crystal = Crystal.cubic(4.05, [13] * 4, FCC)
+    potential = projected_potential(crystal, 16).potential
+    pattern = refine_potential(
+        1.2 * potential, np.eye(16) + 1, a=4.05, thickness=300.0, half_width=2.0, steps=0
+    ).pattern
+    # As a network reads it: with a little of everything. Face centring stays.
+    noise = np.random.default_rng(0).normal(size=(8, 8))
+    read = potential + 0.02 * np.ptp(potential) * np.tile(noise, (2, 2))
+    found = refine_potential(
+        read, pattern, a=4.05, thickness=300.0, half_width=2.0, steps=4, progress=False
+    )
+    assert found.likeness > found.likeness_before
+    flipped = -np.arange(16) % 16
+    tolerance = 1e-4 * np.ptp(found.potential)
+    for other in (found.potential[flipped], found.potential[:, flipped], found.potential.T):
+        np.testing.assert_allclose(found.potential, other, atol=tolerance)
+    np.testing.assert_allclose(found.potential, np.roll(found.potential, 8, 0), atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"potential": np.ones((2, 16, 16))}, "potential must be one square picture"),
+        ({"pattern": np.ones((16, 12))}, r"pattern must be one square picture, not \(16, 12\)"),
+        ({"potential": np.full((16, 16), np.nan)}, "the potential holds NaN"),
+        ({"pattern": np.full((16, 16), np.inf)}, "the pattern holds NaN"),
+        ({"pattern": np.eye(18)}, "whole number of pixels"),
+        ({"pattern": np.eye(15)}, "whole number of pixels"),
+    ],
+)
+def test_bad_pictures_are_refused(change, message):
+    given = {"potential": np.eye(16), "pattern": np.eye(16), **change}
+    with pytest.raises(ValueError, match=message):
+        refine_potential(**given, a=4.0, thickness=400.0, half_width=2.0)
