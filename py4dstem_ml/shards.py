@@ -62,6 +62,31 @@ def is_made(path: Path, origin: Mapping[str, int | str]) -> bool:
     return True
 
 
+def shards_of(folder: str | Path, prefix: str, command: str) -> list[Path]:
+    """Return the shards of a folder, sorted.
+
+    Parameters
+    ----------
+    folder : str or Path
+    prefix : str
+        Of their names, before the number.
+    command : str
+        What ``py4dstem-ml simulate`` makes them with, but for the output.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    found = sorted(Path(folder).glob(f"{prefix}-*.h5"))
+    if not found:
+        raise FileNotFoundError(
+            f"no shard {prefix}-*.h5 in {folder}; make them with 'py4dstem-ml simulate {command} "
+            "--output FOLDER'"
+        )
+    return found
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file that takes its name only when the block ends without an error."""

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import time
+from argparse import ArgumentParser
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from . import weights
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+#: Steps between lines of the log.
+_REPORTED = 100
 
 #: What a resumed run may change.
 _LENGTH = ("steps", "time_limit_s")
@@ -33,6 +42,7 @@ class RunConfig(Protocol):
     averaging: float
     steps: int
     time_limit_s: float | None
+    seed: int
 
 
 class Run:
@@ -99,6 +109,57 @@ class Run:
         self.average.update_parameters(self.network)
         self.step += 1
 
+    def follow(
+        self,
+        batches: Iterable[T],
+        step: Callable[[T], dict[str, float]],
+        save: Callable[[], Any],
+        *,
+        save_every_s: float,
+        watch: Callable[[], dict[str, float]] = dict,
+        writes: bool = True,
+        clock: Callable[[float], float] = float,
+    ) -> None:
+        """Take steps until the run is done; log their mean losses, and save from time to time.
+
+        Parameters
+        ----------
+        batches : iterable
+            Endless.
+        step : callable
+            Takes one step with a batch and returns its losses by name.
+        save : callable
+        save_every_s : float
+        watch : callable
+            Returns further values for each line of the log.
+        writes : bool
+            False: another process logs and saves.
+        clock : callable
+            Makes of this process's seconds those that all go by.
+        """
+        started, saved = time.monotonic() - self.seconds, time.monotonic()
+        losses: list[dict[str, float]] = []
+        for batch in batches:
+            if self.progress >= 1.0:
+                break
+            losses.append(step(batch))
+            self.seconds = clock(time.monotonic() - started)
+            if writes and self.step % _REPORTED == 0:
+                means = {k: float(np.mean([row[k] for row in losses])) for k in losses[0]}
+                self._report({**means, **watch()})
+                losses = []
+            if writes and time.monotonic() - saved > save_every_s:
+                save()
+                saved = time.monotonic()
+
+    def _report(self, values: dict[str, float]) -> None:
+        self.log(**values)
+        logger.info(
+            "step %d, %.0f s, %s, %.0f %% done", self.step, self.seconds,
+            ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
+            100 * self.progress,
+        )  # fmt: skip
+
     def log(self, **losses: float) -> None:
         """Add a line to ``log.jsonl``."""
         row = {
@@ -151,6 +212,17 @@ class Run:
         optimizer = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**optimizer, "state": optimizer_state})
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+
+def add_run_arguments(parser: ArgumentParser, defaults: RunConfig) -> None:
+    """Declare the options of a command that all runs have."""
+    parser.add_argument("--output", required=True, help="folder for weights, checkpoint and log")
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--time-limit", type=float, help="seconds; the run ends in time")
+    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--device", help="default: the GPU if there is one")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
 
 
 def prefetched(items: Iterable[T], ahead: int = 4) -> Generator[T, None, None]:

@@ -15,6 +15,7 @@ import torch
 from scipy.interpolate import make_interp_spline
 
 from ..progress import progress_bar
+from ..shards import shards_of
 from .images import Screen
 from .library import LibraryConfig, read_shard
 
@@ -88,12 +89,7 @@ class CbleedData:
         screen = screen or Screen()
         paths, configs, origins = [], [], []
         for folder in names:
-            found = sorted(Path(folder).glob("cbleed-*.h5"))
-            if not found:
-                raise FileNotFoundError(
-                    f"no shard cbleed-*.h5 in {folder}; make them with 'py4dstem-ml simulate "
-                    "cbleed --output FOLDER'"
-                )
+            found = shards_of(folder, "cbleed", "cbleed")
             with h5py.File(found[0], "r") as file:
                 text, seed = file.attrs["config"], int(file.attrs["seed"])
             configs.append(LibraryConfig.from_dict(json.loads(text)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import torch
 
 from .. import weights
 from ..compute import iter_blocks, pick_device
+from ..lazy_model import LazyModel
 from ..progress import progress_bar
 from .augment import Disturbance
 from .dataset import CbleedData
@@ -36,36 +36,7 @@ _SATURATED = 0.01
 _AT_ONCE = 256
 
 
-class _Lazy:
-    """Weights read when first needed; safe in threads, and picklable."""
-
-    def __init__(self, model: str | os.PathLike | None, device: Any) -> None:
-        self.model, self.device = model, device
-        self._loaded: Any = None
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        kept = vars(self).items()
-        # What was made here, and not read from a file, has to travel.
-        dropped = {"_lock"} | ({"_loaded"} if self.model is not None else set())
-        return {k: v for k, v in kept if k not in dropped}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({"_loaded": None, **state, "_lock": threading.Lock()})
-
-    def _read(self) -> Any:
-        raise NotImplementedError
-
-    @property
-    def loaded(self) -> Any:
-        """The model, read when first needed."""
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = self._read()
-            return self._loaded
-
-
-class CBLEEDRegressor(_Lazy):
+class CBLEEDRegressor(LazyModel):
     """Reads beam energy and dimer displacements of Si(001)-(2x1) from CBLEED patterns.
 
     Parameters
@@ -113,6 +84,7 @@ class CBLEEDRegressor(_Lazy):
         on_bad: Literal["raise", "flag"] = "raise",
     ) -> None:
         super().__init__(model, device)
+        self._made: Reader | None = None
         if on_bad not in ("raise", "flag"):
             raise ValueError(f"on_bad is 'raise' or 'flag'; not {on_bad!r}")
         if pixel_size is not None and not pixel_size > 0:
@@ -131,10 +103,12 @@ class CBLEEDRegressor(_Lazy):
     def of(cls, reader: Reader, **options: Any) -> CBLEEDRegressor:
         """Take a reader that is in memory, e.g. of `fit.fit_on`."""
         made = cls(None, **options)
-        made._loaded = reader
+        made._made = reader  # there is no file to read it from: it travels
         return made
 
     def _read(self) -> Reader:
+        if self._made is not None:
+            return self._made
         chosen = self.model or weights.default_name("cbleed")
         return Reader.load(chosen, pick_device(self.device))
 
@@ -238,7 +212,7 @@ def _refuse(image: npt.NDArray) -> None:
         )
 
 
-class CBLEEDAutoencoder(_Lazy):
+class CBLEEDAutoencoder(LazyModel):
     """Patterns as a few latent numbers and back, without any label.
 
     Parameters

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +20,7 @@ from torch.nn import functional
 
 from .. import weights
 from ..compute import pick_device
-from ..training import Run, prefetched
+from ..training import Run, add_run_arguments, prefetched
 from .augment import Disturbance, disturbed
 from .dataset import SPLIT_RULE, SPLITS, Between, CbleedData, split
 from .images import Screen, normalised
@@ -257,7 +256,7 @@ def train_on(
     }  # fmt: skip
     watched = data.images[torch.from_numpy(parts["validation"][:_WATCHED])].to(chosen)
     try:
-        _loop(trainer, stream, metadata, watched, save_every_s)
+        _follow(trainer, stream, metadata, watched, save_every_s)
     except KeyboardInterrupt:
         trainer.save(_described(metadata, trainer))
         logger.info("interrupted at step %d, which --resume goes on from", trainer.step)
@@ -265,38 +264,28 @@ def train_on(
     return trainer.save(_described(metadata, trainer))
 
 
-def _loop(
-    trainer: Trainer, stream: Stream, metadata: dict[str, Any], watched: torch.Tensor,
+def _follow(
+    trainer: Trainer, stream: Stream, metadata: dict[str, Any], images: torch.Tensor,
     save_every_s: float,
 ) -> None:  # fmt: skip
-    started = time.monotonic() - trainer.seconds
-    saved = time.monotonic()
-    losses: list[float] = []
-    trainer.network.train()
-    for batch in prefetched(stream):
-        if trainer.progress >= 1.0:
-            break
+    def step(batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> dict[str, float]:
         loss = trainer.loss(*batch)
         trainer.descend(loss)
-        losses.append(float(loss.detach()))
-        trainer.seconds = time.monotonic() - started
         if trainer.step in _SHOWN_AT:
-            trainer.keep_reconstructions(watched)
-        if trainer.step % 100 == 0:
-            row = {"loss": float(np.mean(losses))}
-            if len(watched) and isinstance(trainer.network, Autoencoder):
-                row["watched"] = watched_loss(trainer.average.module, watched)
-            trainer.log(**row)
-            logger.info(
-                "step %d, %.0f s, %s, %.0f %% done", trainer.step, trainer.seconds,
-                ", ".join(f"{name} {value:.2e}" for name, value in row.items()),
-                100 * trainer.progress,
-            )  # fmt: skip
-            losses = []
-        if time.monotonic() - saved > save_every_s:
-            trainer.save(_described(metadata, trainer))
-            saved = time.monotonic()
-    trainer.keep_reconstructions(watched)
+            trainer.keep_reconstructions(images)
+        return {"loss": float(loss.detach())}
+
+    def watch() -> dict[str, float]:
+        if not (len(images) and isinstance(trainer.network, Autoencoder)):
+            return {}
+        return {"watched": watched_loss(trainer.average.module, images)}
+
+    trainer.network.train()
+    trainer.follow(
+        prefetched(stream), step, lambda: trainer.save(_described(metadata, trainer)),
+        save_every_s=save_every_s, watch=watch,
+    )  # fmt: skip
+    trainer.keep_reconstructions(images)
 
 
 def read_reconstructions(folder: str | Path) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -368,8 +357,8 @@ def sweep(
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare ``py4dstem-ml train cbleed``."""
     defaults = TrainConfig()
+    add_run_arguments(parser, defaults)
     parser.add_argument("--library", required=True, nargs="+", help="folders of shards")
-    parser.add_argument("--output", required=True, help="folder for weights, checkpoint and log")
     parser.add_argument("--network", choices=("autoencoder", "direct"), default="autoencoder")
     parser.add_argument("--latent", type=int, default=defaults.network.latent)
     parser.add_argument(
@@ -386,13 +375,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--split", choices=SPLITS, default=defaults.split)
     parser.add_argument("--between", type=float, help="share; default 0.75, 0 with split paper")
     parser.add_argument("--averaged", action="store_true", help="both tilts of buckled dimers")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--time-limit", type=float, help="seconds; the run ends in time")
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
-    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
 
 
 def run(args: Namespace) -> None:

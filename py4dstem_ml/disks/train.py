@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from torch import nn
 
 from ..compute import mixed_precision, pick_device
 from ..physics.patterns import Detector, probe_image, render_peaks
-from ..training import Run
+from ..training import Run, add_run_arguments
 from .augment import Augmentation, AugmentConfig, Batch, two_grains
 from .library import Shard, read_shard
 from .network import SPECS, DiskNet, build_network, load_network, save_network
@@ -288,7 +287,7 @@ def train(
     torch.manual_seed(seed)
     augmentation = Augmentation(augment, seed, device)
     try:
-        _loop(trainer, stream, augmentation, metadata, rank, save_every_s)
+        _follow(trainer, stream, augmentation, metadata, rank, save_every_s)
     except KeyboardInterrupt:
         if rank == 0 and trainer.step > first:
             trainer.save(_described(metadata, trainer))
@@ -300,30 +299,19 @@ def train(
     return trainer.save(_described(metadata, trainer)) if rank == 0 else output
 
 
-def _loop(
+def _follow(
     trainer: Trainer, stream: ShardStream, augmentation: Augmentation, metadata: dict[str, Any],
     rank: int, save_every_s: float,
 ) -> None:  # fmt: skip
-    started = time.monotonic() - trainer.seconds
-    saved = time.monotonic()
-    losses: list[float] = []
-    for batch in stream:
-        if trainer.progress >= 1.0:
-            break
+    def step(batch: Batch) -> dict[str, float]:
         batch = Batch(*(value.to(trainer.device) for value in vars(batch).values()))
-        losses.append(trainer.train_step(augmentation(batch)))
-        trainer.seconds = _of_rank_zero(time.monotonic() - started, trainer.device)
-        if rank == 0 and trainer.step % 100 == 0:
-            loss = float(np.mean(losses))
-            trainer.log(loss=loss)
-            logger.info(
-                "step %d, %.0f s, loss %.4f, %.0f %% done",
-                trainer.step, trainer.seconds, loss, 100 * trainer.progress,
-            )  # fmt: skip
-            losses = []
-        if rank == 0 and time.monotonic() - saved > save_every_s:
-            trainer.save(_described(metadata, trainer))
-            saved = time.monotonic()
+        return {"loss": trainer.train_step(augmentation(batch))}
+
+    trainer.follow(
+        stream, step, lambda: trainer.save(_described(metadata, trainer)),
+        save_every_s=save_every_s, writes=rank == 0,
+        clock=lambda seconds: _of_rank_zero(seconds, trainer.device),
+    )  # fmt: skip
 
 
 def _of_rank_zero(seconds: float, device: torch.device) -> float:
@@ -358,17 +346,11 @@ def _join_group(device: str | torch.device | None) -> tuple[int, int, torch.devi
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare ``py4dstem-ml train disks``."""
     defaults = TrainConfig()
+    add_run_arguments(parser, defaults)
     parser.add_argument("--library", required=True, help="folder of shards")
-    parser.add_argument("--output", required=True, help="folder for weights, checkpoint and log")
     parser.add_argument("--network", choices=sorted(SPECS), default=defaults.network)
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--time-limit", type=float, help="seconds; the run ends in time")
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
-    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--start-from", help="trained weights to tune finer, a name or a file")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
 
 
 def run(args: Namespace) -> str:

@@ -114,7 +114,7 @@ class BrightField:
         image = coefficients.new_zeros(len(tau), self.half**2)
         corner = torch.tensor(self.cell_pixels // 2 * (self.cell_pixels + 1))
         table = coefficients.flatten().index_fill(0, corner, 0.0)  # see `_index`
-        for beams in self._sets[_uncoupled(coefficients)]:
+        for beams in self._sets[uncoupled_sets(coefficients)]:
             matrix = table[beams.among] + torch.diag_embed(beams.level.to(table.dtype))
             through = table[beams.through]
             # No coupling shifts a level by more than itself, however near the other level lies.
@@ -189,7 +189,7 @@ def coefficients_of(u: torch.Tensor) -> torch.Tensor:
     return (spectrum * torch.polar(torch.ones_like(turns), turns)).real.float()
 
 
-def _uncoupled(coefficients: torch.Tensor) -> int:
+def uncoupled_sets(coefficients: torch.Tensor) -> int:
     """How many sets of beams there are that no coefficient joins: 1, or 2 or 4 in centred cells."""
     size = coefficients.detach().abs()
     h, k = torch.nonzero(size > _COUPLED * size.max()).T % 2

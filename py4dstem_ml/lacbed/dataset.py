@@ -15,6 +15,7 @@ from torch import nn
 
 from ..physics.structures import name_hash, prototype_class
 from ..progress import progress_bar
+from ..shards import shards_of
 from .bragg_lines import quadrant, unfolded
 from .library import RANDOM, read_pictures
 from .linenet import LineGenerator
@@ -82,13 +83,7 @@ class LacbedData:
         names = [folders] if isinstance(folders, str | Path) else list(folders)
         paths: list[Path] = []
         for folder in names:
-            found = sorted(Path(folder).glob("lacbed-*.h5"))
-            if not found:
-                raise FileNotFoundError(
-                    f"no shard lacbed-*.h5 in {folder}; make them with 'py4dstem-ml simulate "
-                    "lacbed --structures TABLE --output FOLDER'"
-                )
-            paths += found
+            paths += shards_of(folder, "lacbed", "lacbed --structures TABLE")
         columns: dict[str, list] = {}
         configs: list[dict] = []
         for path in progress_bar(paths, description="reading", progress=progress):
@@ -114,16 +109,12 @@ class LacbedData:
 
     def strength(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return what turns V·Å of these crystals into natural units, shape (n,)."""
-        values = [strength_per_volt(a, self.energy_ev) for a in self.a[index]]
-        return torch.tensor(values, dtype=torch.float32)
+        return torch.from_numpy(strength_per_volt(self.a[index], self.energy_ev)).float()
 
     def tau(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return the depths of these crystals at all thicknesses, shape (n, t)."""
-        values = [
-            [depth(a, thickness, self.energy_ev) for thickness in self.thicknesses]
-            for a in self.a[index]
-        ]
-        return torch.tensor(values, dtype=torch.float32)
+        tau = depth(self.a[index, None], np.array(self.thicknesses), self.energy_ev)
+        return torch.from_numpy(tau).float()
 
 
 def _columns_of(file: h5py.File) -> dict[str, npt.NDArray]:
@@ -158,6 +149,10 @@ class Batch:
     pattern: torch.Tensor
     few: torch.Tensor
     tau: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        return Batch(*(value.to(device) for value in vars(self).values()))
 
     def given_to(self, network: nn.Module) -> tuple[torch.Tensor, ...]:
         """What a network takes."""

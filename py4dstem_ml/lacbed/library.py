@@ -24,7 +24,7 @@ from ..physics.lacbed import lacbed
 from ..physics.projection import projected_potential
 from ..physics.structures import CrystalTable, cached_table
 from ..shards import is_made, make_shards, origin_of, written_whole
-from .bright_field import BrightField, coefficients_of
+from .bright_field import BrightField, coefficients_of, uncoupled_sets
 from .natural import depth, strength_per_volt
 from .random_cells import random_cell
 
@@ -35,8 +35,6 @@ RANDOM = "random-"
 #: Columns of a shard that are copied from the table of crystals.
 _COPIED = ("material_id", "formula", "prototype", "spacegroup")
 _DEEPEST = 65535
-#: Coefficients of a potential below this share of the greatest are rounding.
-_ODD = 1e-4
 
 
 @dataclass(frozen=True)
@@ -181,10 +179,8 @@ def _random_cells(numbers: range, seed: int) -> tuple[list[Crystal], dict[str, n
 
 
 def _is_primitive(potential: npt.NDArray) -> bool:
-    """Whether a projected cell has no smaller one: coefficients where h + k is odd."""
-    size = np.abs(np.fft.fft2(potential))
-    odd = np.indices(size.shape).sum(0) % 2 == 1
-    return bool(size[odd].max() > _ODD * size.max())
+    """Whether a projected cell has no smaller one."""
+    return uncoupled_sets(coefficients_of(torch.from_numpy(potential))) == 1
 
 
 def _write_pictures(file: h5py.File, name: str, pictures: npt.NDArray) -> None:

@@ -9,10 +9,15 @@ pi tau u. What was learned at one voltage thus holds at others.
 from __future__ import annotations
 
 from math import pi
+from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..physics.electrons import POTENTIAL_VOLT_ANGSTROM2, lorentz_factor, wavelength
+
+Number = TypeVar("Number", float, npt.NDArray[np.float64])
 
 #: Middle and span of log(tau) and log(std u) in the training library. Weights depend on them: they
 #: never change.
@@ -20,12 +25,12 @@ _CENTRE = (-0.65, 2.6)
 _SPAN = (0.9, 0.6)
 
 
-def depth(a: float, thickness: float, energy_ev: float) -> float:
-    """Return tau = lambda t / a^2 of a thickness and a lattice constant in Å."""
+def depth(a: Number, thickness: Number, energy_ev: float) -> Number:
+    """Return tau = lambda t / a^2 of thicknesses and lattice constants in Å."""
     return wavelength(energy_ev) * thickness / a**2
 
 
-def strength_per_volt(a: float, energy_ev: float) -> float:
+def strength_per_volt(a: Number, energy_ev: float) -> Number:
     """Return what turns a projected potential in V·Å of one cell into u."""
     return lorentz_factor(energy_ev) * a / (pi * POTENTIAL_VOLT_ANGSTROM2)
 

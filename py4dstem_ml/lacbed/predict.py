@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import nn
 
 from .. import weights
 from ..compute import mixed_precision, pick_device
+from ..lazy_model import LazyModel
 from ..physics.electrons import wavelength
 from .natural import depth, strength_per_volt
 from .network import load_network
@@ -30,51 +30,29 @@ _SYSTEMS = {"forward": "lacbed", "inverse": "lacbed-inverse"}
 _AT_ONCE = 64
 
 
-class _Predictor:
-    """What both directions share: weights read when first needed, and the range they hold in.
-
-    Safe to call from several threads, and picklable: the network is loaded when first needed, in
-    each process.
-    """
+class _Predictor(LazyModel):
+    """What both directions share: a network of that direction, and the range it holds in."""
 
     direction: ClassVar[str]
 
     def __init__(self, model: str | os.PathLike | None = None, *, device: Any = None) -> None:
-        self.model, self.device = model, device
-        self._loaded: nn.Module | None = None
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k not in ("_loaded", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _loaded=None, _lock=threading.Lock())
+        super().__init__(model, device)
 
     @classmethod
     def pretrained(cls, model: str | None = None, *, device: Any = None) -> _Predictor:
         """Take weights by name; None: the default ones."""
         return cls(model, device=device)
 
-    @property
-    def loaded(self) -> nn.Module:
-        """The network, read when first needed.
-
-        Raises
-        ------
-        WeightsError
-            If the file holds no network of this direction.
-        """
-        with self._lock:
-            if self._loaded is None:
-                chosen = self.model or weights.default_name(_SYSTEMS[self.direction])
-                network = load_network(chosen, pick_device(self.device))
-                if network.direction != self.direction:
-                    raise weights.WeightsError(
-                        f"{chosen} is a network of the {network.direction} direction, not "
-                        f"{self.direction}; model=None takes one that is"
-                    )
-                self._loaded = network
-            return self._loaded
+    def _read(self) -> nn.Module:
+        """The network; WeightsError if the file holds none of this direction."""
+        chosen = self.model or weights.default_name(_SYSTEMS[self.direction])
+        network = load_network(chosen, pick_device(self.device))
+        if network.direction != self.direction:
+            raise weights.WeightsError(
+                f"{chosen} is a network of the {network.direction} direction, not "
+                f"{self.direction}; model=None takes one that is"
+            )
+        return network
 
     @property
     def pixels(self) -> int:

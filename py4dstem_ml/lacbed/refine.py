@@ -98,8 +98,9 @@ def refine_potential(
     tau = torch.tensor([depth(a, thickness, energy_ev)])
     scale = strength_per_volt(a, energy_ev)
     wanted = quadrant(wanted).float()
-    symmetrise = _symmetry(torch.fft.fft2(given, norm="forward").real, wanted)
-    start = symmetrise(torch.fft.fft2(scale * given, norm="forward").real).float()
+    spectrum = scale * torch.fft.fft2(given, norm="forward").real
+    symmetrise = _symmetry(spectrum, wanted)
+    start = symmetrise(spectrum).float()
     index = torch.fft.fftfreq(len(given), 1.0 / len(given))
     free = (index[:, None].square() + index.square() <= highest**2) & (start.abs() > 0)
     free[0, 0] = False

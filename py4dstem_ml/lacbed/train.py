@@ -7,7 +7,6 @@ clock, so that any budget ends in finished weights.
 from __future__ import annotations
 
 import logging
-import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from torch import nn
 from .. import weights
 from ..compute import mixed_precision, pick_device
 from ..physics.structures import prototype_class
-from ..training import Run
+from ..training import Run, add_run_arguments
 from .dataset import SPLIT_RULE, Batch, LacbedData, batch_of, split_materials
 from .natural import conditions
 from .network import SPECS, build_network, direction_of, load_network, save_network
@@ -264,7 +263,7 @@ def watched_likeness(
     for number in range(len(data.thicknesses)):
         thickness = torch.full((len(chosen),), number)
         batch = batch_of(data, chosen, thickness)
-        batch = Batch(*(value.to(device) for value in vars(batch).values()))
+        batch = batch.to(device)
         with torch.no_grad(), mixed_precision(device):
             found = network(*batch.given_to(network))
         forward = network.direction == "forward"
@@ -330,7 +329,7 @@ def train(
     }  # fmt: skip
     stream = Stream(data, parts["train"], config, trainer.step)
     try:
-        _loop(trainer, stream, metadata, parts["validation"], save_every_s)
+        _follow(trainer, stream, metadata, parts["validation"], save_every_s)
     except KeyboardInterrupt:
         trainer.save(_described(metadata, trainer))
         logger.info("interrupted at step %d, which --resume goes on from", trainer.step)
@@ -338,36 +337,23 @@ def train(
     return trainer.save(_described(metadata, trainer))
 
 
-def _loop(
+def _follow(
     trainer: Trainer, stream: Stream, metadata: dict[str, Any], watched: np.ndarray,
     save_every_s: float,
 ) -> None:  # fmt: skip
-    started = time.monotonic() - trainer.seconds
-    saved = time.monotonic()
-    losses: list[float] = []
+    def step(batch: Batch) -> dict[str, float]:
+        return {"loss": trainer.train_step(batch.to(trainer.device))}
+
+    def save() -> None:
+        trainer.save(_described(metadata, trainer))
+        if len(watched):
+            average = trainer.average.module
+            value = watched_likeness(average, stream.data, watched, trainer.device)
+            trainer.log(watched=value)
+            logger.info("R %.4f on the validation crystals", value)
+
     trainer.network.train()
-    for batch in stream:
-        if trainer.progress >= 1.0:
-            break
-        batch = Batch(*(value.to(trainer.device) for value in vars(batch).values()))
-        losses.append(trainer.train_step(batch))
-        trainer.seconds = time.monotonic() - started
-        if trainer.step % 100 == 0:
-            loss = float(np.mean(losses))
-            trainer.log(loss=loss)
-            logger.info(
-                "step %d, %.0f s, loss %.4f, %.0f %% done",
-                trainer.step, trainer.seconds, loss, 100 * trainer.progress,
-            )  # fmt: skip
-            losses = []
-        if time.monotonic() - saved > save_every_s:
-            trainer.save(_described(metadata, trainer))
-            if len(watched):
-                average = trainer.average.module
-                value = watched_likeness(average, stream.data, watched, trainer.device)
-                trainer.log(watched=value)
-                logger.info("R %.4f on the validation crystals", value)
-            saved = time.monotonic()
+    trainer.follow(stream, step, save, save_every_s=save_every_s)
 
 
 def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
@@ -378,20 +364,14 @@ def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare ``py4dstem-ml train lacbed``."""
     defaults = TrainConfig()
+    add_run_arguments(parser, defaults)
     parser.add_argument("--library", required=True, nargs="+", help="folders of shards")
-    parser.add_argument("--output", required=True, help="folder for weights, checkpoint and log")
     parser.add_argument("--network", choices=sorted(SPECS), default=defaults.network)
     parser.add_argument(
         "--plain", action="store_true", help="a pix2pix generator without discriminators"
     )
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--time-limit", type=float, help="seconds; the run ends in time")
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
-    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--start-from", help="trained weights to begin with")
-    parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
 
 
 def run(args: Namespace) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from .. import weights
 from ..compute import pick_device
+from ..lazy_model import LazyModel
 from ..progress import progress_bar
 from .lists import BraggLists
 from .network import network_of
@@ -121,7 +121,7 @@ def refuse_pixels(lists: BraggLists) -> None:
         )  # fmt: skip
 
 
-class CrystalSystemPredictor:
+class CrystalSystemPredictor(LazyModel):
     """Reads crystal system, space group and lattice from Bragg lists.
 
     Safe to call from several threads, and picklable: the model is loaded when first needed, in
@@ -168,24 +168,11 @@ class CrystalSystemPredictor:
     ) -> None:
         if min_peaks < 1:
             raise ValueError(f"min_peaks must be at least 1, not {min_peaks}")
-        self.model, self.device = model, device
+        super().__init__(model, device)
         self.min_peaks, self.direct_beam = min_peaks, direct_beam
-        self._loaded: Model | None = None
-        self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k not in ("_loaded", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _loaded=None, _lock=threading.Lock())
-
-    @property
-    def loaded(self) -> Model:
-        """The model, read when first needed."""
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = load_model(self.model, self.device)
-            return self._loaded
+    def _read(self) -> Model:
+        return load_model(self.model, self.device)
 
     def __call__(self, peaks: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Read one list, shape (n, 3), [qx, qy, intensity] in 1/Å about the direct beam.
@@ -196,7 +183,7 @@ class CrystalSystemPredictor:
             The values of `COLUMNS`: -1 for system and space group and NaN for the rest where
             there is too little to read.
         """
-        return as_columns(self._read(BraggLists.pack([peaks]), progress=False))[0]
+        return as_columns(self._read_lists(BraggLists.pack([peaks]), progress=False))[0]
 
     def predict(
         self,
@@ -222,9 +209,9 @@ class CrystalSystemPredictor:
         """
         lists = _packed(lists)
         refuse_pixels(lists)
-        return self._read(lists, progress, system_only)
+        return self._read_lists(lists, progress, system_only)
 
-    def _read(
+    def _read_lists(
         self, lists: BraggLists, progress: bool | None, system_only: bool = False
     ) -> CrystalPrediction:
         lists, good = usable(lists, self.min_peaks, self.direct_beam)

@@ -8,7 +8,6 @@ follows the clock, so that any budget ends in finished weights.
 from __future__ import annotations
 
 import logging
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,7 +21,7 @@ from torch import nn
 
 from ..compute import mixed_precision, pick_device
 from ..physics.structures import cached_table
-from ..training import Run, prefetched
+from ..training import Run, add_run_arguments, prefetched
 from .augment import PEAKS, Augmentation, AugmentConfig
 from .calibration import calibrate
 from .crystal_classes import SYSTEMS
@@ -258,7 +257,7 @@ def train(
     torch.manual_seed(_seed_of(config, first))
     augmentation = Augmentation(augment, _seed_of(config, first), trainer.device)
     try:
-        _loop(trainer, stream, augmentation, metadata, save_every_s)
+        _follow(trainer, stream, augmentation, metadata, save_every_s)
     except KeyboardInterrupt:
         if trainer.step > first:
             trainer.save(_described(metadata, trainer))
@@ -269,30 +268,19 @@ def train(
     return trainer.save(_described(metadata, trainer))
 
 
-def _loop(
+def _follow(
     trainer: Trainer, stream: BagStream, augmentation: Augmentation, metadata: dict[str, Any],
     save_every_s: float,
 ) -> None:  # fmt: skip
-    started = time.monotonic() - trainer.seconds
-    saved = time.monotonic()
-    losses: list[tuple[float, float]] = []
+    def step(batch: tuple[Bags, torch.Tensor, torch.Tensor]) -> dict[str, float]:
+        single, pooled = trainer.train_step(*batch)
+        return {"single": single, "pooled": pooled}
+
     with closing(prefetched(_described_bags(stream, augmentation, trainer))) as batches:
-        for batch in batches:
-            if trainer.progress >= 1.0:
-                break
-            losses.append(trainer.train_step(*batch))
-            trainer.seconds = time.monotonic() - started
-            if trainer.step % 100 == 0:
-                single, pooled = np.mean(losses, axis=0).tolist()
-                trainer.log(single=single, pooled=pooled)
-                logger.info(
-                    "step %d, %.0f s, loss %.3f (lists), %.3f (bags), %.0f %% done",
-                    trainer.step, trainer.seconds, single, pooled, 100 * trainer.progress,
-                )  # fmt: skip
-                losses = []
-            if time.monotonic() - saved > save_every_s:
-                trainer.save(_described(metadata, trainer))
-                saved = time.monotonic()
+        trainer.follow(
+            batches, step, lambda: trainer.save(_described(metadata, trainer)),
+            save_every_s=save_every_s,
+        )  # fmt: skip
 
 
 def _described_bags(
@@ -317,17 +305,11 @@ def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare ``py4dstem-ml train symmetry``."""
     defaults = TrainConfig()
+    add_run_arguments(parser, defaults)
     parser.add_argument("--library", required=True, help="folder of shards")
     parser.add_argument("--structures", required=True, help="table of crystals (.npz)")
-    parser.add_argument("--output", required=True, help="folder for weights, checkpoint and log")
     parser.add_argument("--network", choices=sorted(SPECS), default=defaults.network)
     parser.add_argument("--split", choices=("strict", "paper"), default=defaults.split)
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--time-limit", type=float, help="seconds; the run ends in time")
-    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
 
 
 def run(args: Namespace) -> str:

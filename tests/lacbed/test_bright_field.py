@@ -12,8 +12,8 @@ from py4dstem_ml.lacbed.bright_field import (
     QUICK,
     BrightField,
     _Propagator,
-    _uncoupled,
     coefficients_of,
+    uncoupled_sets,
 )
 from py4dstem_ml.lacbed.natural import depth, strength_per_volt
 from py4dstem_ml.lacbed.scores import likeness
@@ -44,7 +44,7 @@ def test_bright_fields_of_light_crystals_are_the_exact_engines(sets, reach):
     crystal = CRYSTALS[sets]
     a = float(crystal.lattice[0, 0])
     coefficients = _coefficients(crystal)
-    assert _uncoupled(coefficients) == sets
+    assert uncoupled_sets(coefficients) == sets
     tau = torch.tensor([depth(a, t, ENERGY) for t in THICKNESSES])
     found = unfolded(BrightField(16, 2.0, reach, 32)(coefficients, tau))
     expected = lacbed(
