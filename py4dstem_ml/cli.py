@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log = logging.getLogger("py4dstem_ml")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"py4dstem-ml: error: {error}", file=sys.stderr)
         return 1
     finally:
+        log.setLevel(level)
         log.removeHandler(handler)
     if text:
         print(text)

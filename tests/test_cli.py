@@ -1,5 +1,6 @@
 """The command line: one module a command, one line an error, and the weights' tools."""
 
+import logging
 import sys
 import types
 from pathlib import Path
@@ -64,6 +65,13 @@ def test_a_mistake_in_the_code_is_no_user_error(command) -> None:
 def test_an_interruption_has_its_status(command, capsys) -> None:
     command.error = KeyboardInterrupt()
     assert cli.main(["train", "disks"]) == 130
+
+
+def test_the_log_is_left_as_it_was(command) -> None:
+    log = logging.getLogger("py4dstem_ml")
+    before = log.level, list(log.handlers)
+    assert cli.main(["train", "disks"]) == 0
+    assert (log.level, log.handlers) == before
 
 
 def test_only_the_called_module_is_imported(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
