@@ -67,11 +67,12 @@ def test_an_interruption_has_its_status(command, capsys) -> None:
     assert cli.main(["train", "disks"]) == 130
 
 
-def test_the_log_is_left_as_it_was(command) -> None:
+def test_the_log_is_left_as_it_was(command, monkeypatch: pytest.MonkeyPatch) -> None:
     log = logging.getLogger("py4dstem_ml")
-    before = log.level, list(log.handlers)
+    monkeypatch.setattr(log, "level", logging.ERROR)
+    handlers = list(log.handlers)
     assert cli.main(["train", "disks"]) == 0
-    assert (log.level, log.handlers) == before
+    assert (log.level, log.handlers) == (logging.ERROR, handlers)
 
 
 def test_only_the_called_module_is_imported(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
