@@ -5,18 +5,24 @@ depth tau by exp(i pi tau H), H = u_{h-h'} - |k + h|^2, in the approximation of 
 diagonal holds the bright field at all directions k + h. Beams far outside join by second order
 (Löwdin, J. Chem. Phys. 19 (1951) 1396). Gradients pass the diagonalisation by divided differences
 (Daleckii and Krein), which degenerate levels do not disturb.
+
+Where coefficients equal their transpose, as those of most cubic crystals, the picture does so too,
+and directions on one side of its diagonal are enough. For those on the diagonal waves are even or
+odd under the swap of h and k: two matrices of half the size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from math import ceil, pi
 
 import torch
 
 #: Coefficients below this share of the greatest couple no beams.
 _COUPLED = 1e-4
+#: Coefficients that differ by less than this share of the greatest from their transpose equal it.
+_SAME = 1e-5
 #: By the number of sets of beams that no coefficient joins (one in primitive projections, two or
 #: four in centred ones): how far beams that are diagonalised lie from the axis, along a* and b*.
 QUICK = {1: 9, 2: 12, 4: 14}
@@ -55,17 +61,36 @@ class _Propagator(torch.autograd.Function):
 class _Beams:
     """A set of n strong and m weak beams that coefficients join, for d directions.
 
-    ``among`` (n, n) and ``through`` (n, m) say where their couplings stand in a flat table of
-    coefficients, ``level`` (d, n) and ``gap`` (d, n, m) are in natural units; ``seen`` (d, n) are
-    those within the square, ``place`` where in a quadrant's flat picture these lie.
+    With images (p = 2; without, p = 1) each beam stands for itself and the beam with h and k
+    swapped. ``among`` (p, n, n) and ``through`` (p, n, m) say where couplings to beams, and to
+    images, stand in a flat table of coefficients; ``strong`` (n,) and ``weak`` (m,) norm the even
+    waves, 1 but for beams that are their own images. ``level`` (d, n) and ``gap`` (d, n, m) are in
+    natural units; ``seen`` (d, n) are those within the square, ``place`` where in a quadrant's
+    flat picture these lie.
     """
 
     among: torch.Tensor
     through: torch.Tensor
+    strong: torch.Tensor
+    weak: torch.Tensor
     level: torch.Tensor
     gap: torch.Tensor
     seen: torch.Tensor
     place: torch.Tensor
+
+    def amplitudes(self, table: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """Real and imaginary amplitudes (d, n, t, 2) by a flat table of coefficients."""
+        among, through = (_looked_up(table, x)[:, None] for x in (self.among, self.through))
+        # No coupling shifts a level by more than itself, however near the other level lies.
+        share = through * self.gap / (self.gap.square() + through.square() + 1e-12)
+        among = _even_and_odd(among, self.strong, self.strong)
+        through, share = (_even_and_odd(x, self.strong, self.weak) for x in (through, share))
+        back = share @ through.mT
+        matrix = among + torch.diag_embed(self.level.to(table.dtype)) + 0.5 * (back + back.mT)
+        waves = _Propagator.apply(matrix.flatten(0, 1), tau).unflatten(0, matrix.shape[:2])
+        # Half of a beam is even, but all of one that is its own image.
+        even = 0.5 / self.strong.square()[:, None, None]
+        return torch.lerp(waves[-1], waves[0], even.to(waves))
 
 
 class BrightField:
@@ -97,8 +122,11 @@ class BrightField:
         self.half, self.steps, self.cell_pixels = pixels // 2, steps, cell_pixels
         least = ceil(half_width)
         self.reach = {sets: max(far, least) for sets, far in reach.items()}
+        self._sets: dict[tuple[int, bool], list[_Beams]] = {}
 
-    def __call__(self, coefficients: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, coefficients: torch.Tensor, tau: torch.Tensor, square: bool | None = None
+    ) -> torch.Tensor:
         """Return quadrants of the bright field, from the centre outwards.
 
         Parameters
@@ -106,6 +134,9 @@ class BrightField:
         coefficients : torch.Tensor, shape (m, m)
             u_h in the order of a Fourier transform; real, as about a centre of inversion.
         tau : torch.Tensor, shape (t,)
+        square : bool, optional
+            Whether coefficients equal their transpose, which makes it twice as fast; gradients
+            are then right along changes that leave it so. None: whether these do and need none.
 
         Returns
         -------
@@ -114,49 +145,69 @@ class BrightField:
         image = coefficients.new_zeros(len(tau), self.half**2)
         corner = torch.tensor(self.cell_pixels // 2 * (self.cell_pixels + 1))
         table = coefficients.flatten().index_fill(0, corner, 0.0)  # see `_index`
-        for beams in self._sets[uncoupled_sets(coefficients)]:
-            matrix = table[beams.among] + torch.diag_embed(beams.level.to(table.dtype))
-            through = table[beams.through]
-            # No coupling shifts a level by more than itself, however near the other level lies.
-            share = through * beams.gap / (beams.gap.square() + through.square() + 1e-12)
-            back = share @ through.T
-            amplitudes = _Propagator.apply(matrix + 0.5 * (back + back.mT), tau)
-            intensity = amplitudes.square().sum(-1)[beams.seen]
+        if square is None:
+            square = not coefficients.requires_grad and equal_their_transpose(coefficients)
+        key = uncoupled_sets(coefficients), square
+        if key not in self._sets:
+            self._sets[key] = self._beams(*key)
+        for beams in self._sets[key]:
+            intensity = beams.amplitudes(table, tau).square().sum(-1)[beams.seen]
             image = image.index_copy(1, beams.place, intensity.T)
-        return image.unflatten(1, (self.half, self.half))
+        image = image.unflatten(1, (self.half, self.half))
+        # Of a pixel and its transpose one is still zero, but on the diagonal.
+        return torch.maximum(image, image.mT) if square else image
 
-    @cached_property
-    def _sets(self) -> dict[int, list[_Beams]]:
-        return {sets: self._beams(sets) for sets in (1, 2, 4)}
-
-    def _beams(self, sets: int) -> list[_Beams]:
+    def _beams(self, sets: int, square: bool) -> list[_Beams]:
         inside = torch.arange(self.steps) + 0.5
         # Directions of the Brillouin zone that no mirror joins.
         inside = torch.unique(torch.minimum(inside, self.steps - inside)) / self.steps
         directions = torch.cartesian_prod(inside, inside)
+        x, y = directions.T
         far = max(_WEAK, self.reach[sets])
         side = torch.arange(-far, far + 1)
         beams = torch.cartesian_prod(side, side)
         kind = (beams % 2) @ torch.tensor([2, 1]) if sets == 4 else beams.sum(1) % sets
-        near = beams.abs().amax(1) <= self.reach[sets]
         found = []
         for number in range(sets):
-            strong, weak = beams[(kind == number) & near], beams[(kind == number) & ~near]
-            toward = directions[:, None] + strong
-            level = -toward.square().sum(-1)
-            place = (toward.abs() * self.steps).long()
-            # Half a vector from the axis, beams on either side have the same pixels.
-            counted = (toward > 0) | (directions[:, None] < 0.5)
-            seen = ((place < self.half) & counted).all(-1)
+            chosen = beams[kind == number]
+            seen, _ = self._pixels(directions, chosen)
             # A beam outside the square swings with those inside.
-            lowest = level[seen].min()
-            weak_level = -(directions[:, None] + weak).square().sum(-1)
-            gap = level.clamp(min=float(lowest))[:, :, None] - weak_level[:, None]
-            flat = place[seen] @ torch.tensor([self.half, 1])
-            found.append(_Beams(
-                self._index(strong, strong), self._index(strong, weak), level, gap, seen, flat
-            ))  # fmt: skip
+            lowest = float(_level(directions, chosen)[seen].min())
+            along = partial(self._along, reach=self.reach[sets], lowest=lowest)
+            if not square or (sets, number) == (4, 1):
+                found.append(along(directions, chosen))
+            elif (sets, number) != (4, 2):  # those are the images of (4, 1)
+                one_of_two = chosen[chosen[:, 0] <= chosen[:, 1]]
+                found.append(along(directions[x < y], chosen))
+                found.append(along(directions[x == y], one_of_two, images=True))
         return found
+
+    def _along(
+        self, directions: torch.Tensor, beams: torch.Tensor, reach: int, lowest: float,
+        images: bool = False,
+    ) -> _Beams:  # fmt: skip
+        """A set of beams for some directions, with or without their images."""
+        near = beams.abs().amax(1) <= reach
+        strong, weak = beams[near], beams[~near]
+        among, through = (
+            torch.stack([self._index(strong, x) for x in (to, to.flip(1))[: 1 + images]])
+            for to in (strong, weak)
+        )
+        level = _level(directions, strong)
+        gap = level.clamp(min=lowest)[:, :, None] - _level(directions, weak)[:, None]
+        seen, place = self._pixels(directions, strong)
+        return _Beams(among, through, _norms(strong), _norms(weak), level, gap, seen, place)
+
+    def _pixels(
+        self, directions: torch.Tensor, beams: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which beams (d, n) are within the square, and where in a flat quadrant these lie."""
+        toward = directions[:, None] + beams
+        place = (toward.abs() * self.steps).long()
+        # Half a vector from the axis, beams on either side have the same pixels.
+        counted = (toward > 0) | (directions[:, None] < 0.5)
+        seen = ((place < self.half) & counted).all(-1)
+        return seen, place[seen] @ torch.tensor([self.half, 1])
 
     def _index(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Where couplings stand in the table; beyond its reach, at the one that is zero."""
@@ -165,6 +216,29 @@ class BrightField:
         inside = (apart.abs() < n // 2).all(-1)
         apart = torch.where(inside[..., None], apart, n // 2) % n
         return apart @ torch.tensor([n, 1])
+
+
+def _level(directions: torch.Tensor, beams: torch.Tensor) -> torch.Tensor:
+    """Levels (d, n) of beams that no potential couples."""
+    return -(directions[:, None] + beams).square().sum(-1)
+
+
+def _norms(beams: torch.Tensor) -> torch.Tensor:
+    """Of the even waves of beams (n, 2) and their images, which are the same where h = k."""
+    return torch.where(beams[:, 0] == beams[:, 1], 0.5, 1.0).double().sqrt()
+
+
+def _looked_up(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """``table[places]``, three times as fast."""
+    return table.index_select(0, places.flatten()).view(places.shape)
+
+
+def _even_and_odd(couplings: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Couplings (2, ..., n, m) of even and of odd waves; without images (1, ...) as they are."""
+    if len(couplings) == 1:
+        return couplings
+    here, there = couplings
+    return torch.stack([here + there, here - there]) * (one[:, None] * other).to(here)
 
 
 def coefficients_of(u: torch.Tensor) -> torch.Tensor:
@@ -194,3 +268,9 @@ def uncoupled_sets(coefficients: torch.Tensor) -> int:
     size = coefficients.detach().abs()
     h, k = torch.nonzero(size > _COUPLED * size.max()).T % 2
     return 1 if (h ^ k).any() else 2 if (h | k).any() else 4
+
+
+def equal_their_transpose(coefficients: torch.Tensor) -> bool:
+    """Whether coefficients are those of a potential with a square's diagonals."""
+    c = coefficients.detach()
+    return bool((c - c.T).abs().max() <= _SAME * c.abs().max())

@@ -99,7 +99,8 @@ def refine_potential(
     scale = strength_per_volt(a, energy_ev)
     wanted = quadrant(wanted).float()
     spectrum = scale * torch.fft.fft2(given, norm="forward").real
-    symmetrise = _symmetry(spectrum, wanted)
+    square = float(pearson(wanted, wanted.T)) > _SQUARE
+    symmetrise = _symmetry(spectrum, square)
     start = symmetrise(spectrum).float()
     index = torch.fft.fftfreq(len(given), 1.0 / len(given))
     free = (index[:, None].square() + index.square() <= highest**2) & (start.abs() > 0)
@@ -113,17 +114,17 @@ def refine_potential(
 
     def loss() -> torch.Tensor:
         descent.zero_grad()
-        missing = 1.0 - pearson(engine(coefficients(), tau)[0], wanted)
+        missing = 1.0 - pearson(engine(coefficients(), tau, square)[0], wanted)
         missing.backward()
         return missing
 
     with torch.no_grad():
-        before = float(likeness(engine(start, tau)[0], wanted))
+        before = float(likeness(engine(start, tau, square)[0], wanted))
     for _ in progress_bar(range(steps), description="refining", progress=progress):
         descent.step(loss)
     with torch.no_grad():
         found = coefficients()
-        image = engine(found, tau)[0]
+        image = engine(found, tau, square)[0]
     refined = torch.fft.ifft2(found.double(), norm="forward").real / scale
     return Refinement(
         refined.numpy().astype(np.float32), unfolded(image).numpy(), before,
@@ -131,9 +132,7 @@ def refine_potential(
     )  # fmt: skip
 
 
-def _symmetry(
-    spectrum: torch.Tensor, pattern: torch.Tensor
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _symmetry(spectrum: torch.Tensor, square: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what gives coefficients (m, m) the symmetry that a potential must have."""
     flipped = -torch.arange(len(spectrum)) % len(spectrum)
     parity = (torch.arange(len(spectrum))[:, None] + torch.arange(len(spectrum))) % 2
@@ -141,7 +140,6 @@ def _symmetry(
     glide = 1.0 - 2.0 * parity.to(spectrum.dtype)
     kept = [float((spectrum * mirrored * sign).sum()) for sign in (torch.ones(()), glide)]
     sign = torch.ones_like(glide) if kept[0] >= kept[1] else glide
-    square = float(pearson(pattern, pattern.T)) > _SQUARE
 
     def symmetrise(c: torch.Tensor) -> torch.Tensor:
         c = 0.5 * (c + c[flipped][:, flipped])

@@ -13,6 +13,7 @@ from py4dstem_ml.lacbed.bright_field import (
     BrightField,
     _Propagator,
     coefficients_of,
+    equal_their_transpose,
     uncoupled_sets,
 )
 from py4dstem_ml.lacbed.natural import depth, strength_per_volt
@@ -30,6 +31,14 @@ CRYSTALS = {
     2: Crystal.cubic(4.29, [11] * 2, CSCL),
     1: Crystal.cubic(3.8, [3, 13], CSCL),
 }
+#: The same of projections that are not their transpose.
+OBLONG = {
+    4: Crystal.cubic(5.4, [13] * 4 + [3] * 4, FCC + [[x + 0.25, y, z + 0.25] for x, y, z in FCC]),
+    2: Crystal.cubic(4.8, [11] * 2 + [3] * 4, [
+        *CSCL, [0.25, 0, 0.5], [0.75, 0, 0.5], [0.25, 0.5, 0], [0.75, 0.5, 0],
+    ]),
+    1: Crystal.cubic(3.8, [3, 13], [[0, 0, 0], [0.5, 0, 0.5]]),
+}  # fmt: skip
 
 
 def _coefficients(crystal, pixels=32):
@@ -39,12 +48,14 @@ def _coefficients(crystal, pixels=32):
 
 
 @pytest.mark.parametrize("reach", [QUICK, FINE], ids=["quick", "fine"])
+@pytest.mark.parametrize("crystals", [CRYSTALS, OBLONG], ids=["square", "oblong"])
 @pytest.mark.parametrize("sets", CRYSTALS)
-def test_bright_fields_of_light_crystals_are_the_exact_engines(sets, reach):
-    crystal = CRYSTALS[sets]
+def test_bright_fields_of_light_crystals_are_the_exact_engines(sets, crystals, reach):
+    crystal = crystals[sets]
     a = float(crystal.lattice[0, 0])
     coefficients = _coefficients(crystal)
     assert uncoupled_sets(coefficients) == sets
+    assert equal_their_transpose(coefficients) == (crystals is CRYSTALS)
     tau = torch.tensor([depth(a, t, ENERGY) for t in THICKNESSES])
     found = unfolded(BrightField(16, 2.0, reach, 32)(coefficients, tau))
     expected = lacbed(
@@ -66,6 +77,43 @@ def test_coefficients_are_about_a_centre_of_inversion_wherever_it_lies(sets):
         found = engine(coefficients_of(moved), tau)
         torch.testing.assert_close(found, expected.float(), atol=1e-3, rtol=0)
     assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("pixels", [12, 16, 32])
+@pytest.mark.parametrize("sets", CRYSTALS)
+def test_half_the_directions_make_the_pictures_of_all(sets, pixels):
+    coefficients = _coefficients(CRYSTALS[sets])
+    engine = BrightField(pixels, 2.0, {1: 5, 2: 6, 4: 8}, 32)
+    expected, found = engine(coefficients, TAU, square=False), engine(coefficients, TAU)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+    assert torch.equal(found, found.mT) and not torch.equal(expected, expected.mT)
+
+
+@pytest.mark.parametrize("pixels", [12, 16])
+@pytest.mark.parametrize("sets", CRYSTALS)
+def test_half_the_directions_have_the_gradients_of_all(sets, pixels):
+    c = _coefficients(CRYSTALS[sets]).requires_grad_(True)
+    engine = BrightField(pixels, 2.0, {1: 5, 2: 6, 4: 8}, 32)
+    weights = torch.rand(2, pixels // 2, pixels // 2, dtype=torch.float64)
+    expected, told, found = (
+        torch.autograd.grad((engine(x, TAU, square) * weights).sum(), c)[0]
+        for x, square in ((0.5 * (c + c.T), False), (0.5 * (c + c.T), True), (c, None))
+    )
+    assert expected.abs().max() > 0.01
+    torch.testing.assert_close(told, expected, atol=1e-9, rtol=0)
+    # Not told to be square, they are right along any change.
+    torch.testing.assert_close(0.5 * (found + found.T), expected, atol=1e-9, rtol=0)
+    assert not torch.allclose(found, found.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("sets", OBLONG)
+def test_a_transposed_potential_has_the_transposed_picture(sets):
+    coefficients = _coefficients(OBLONG[sets])
+    engine = BrightField(16, 2.0, {1: 5, 2: 6, 4: 8}, 32)
+    found, turned = engine(coefficients, TAU), engine(coefficients.T, TAU)
+    torch.testing.assert_close(turned, found.mT, atol=1e-10, rtol=0)
+    assert (turned - found).abs().max() > 0.01
 
 
 def test_few_beams_and_a_perturbation_are_as_many_beams(monkeypatch):
