@@ -22,7 +22,7 @@ _COMMANDS = {
     "disks": ("simulate", "train", "tune", "evaluate", "predict"),
     "symmetry": ("simulate", "train", "train-forest", "evaluate", "predict"),
     "cbleed": ("simulate", "train", "fit", "evaluate", "predict"),
-    "lacbed": ("simulate", "train", "evaluate"),
+    "lacbed": ("simulate", "train", "fit", "evaluate"),
 }
 # The module that runs a command on a system.
 _MODULES = {
@@ -38,7 +38,7 @@ _HELP = {
     "simulate": "simulate the training library of a system",
     "train": "train the networks of a system",
     "train-forest": "train the random forests of a system",
-    "fit": "fit the regressors of a system to its trained network",
+    "fit": "fit what a system needs beside its network: regressors, an atlas of crystals",
     "tune": "search the hyper-parameters of a network (extra: tune)",
     "evaluate": "measure weights on held-out material",
     "predict": "run a system on a file of measured patterns",
@@ -137,7 +137,8 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
 
     action = actions.add_parser("add", help="print the registry entry of a new file (maintainers)")
     action.add_argument("path", type=Path, help="weights/<name>.safetensors")
-    systems = (*SYSTEMS, "lacbed-inverse")  # LACBED has a default for each direction
+    # LACBED has a default for each direction, and for its known crystals.
+    systems = (*SYSTEMS, "lacbed-inverse", "lacbed-atlas")
     action.add_argument("--system", choices=systems, default=SYSTEMS[0])
     action.add_argument("--bundled", action="store_true", help="the wheel carries it")
     action.add_argument("--default", action="store_true", help="the system's default")

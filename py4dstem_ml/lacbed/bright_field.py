@@ -78,15 +78,19 @@ class _Beams:
     seen: torch.Tensor
     place: torch.Tensor
 
-    def amplitudes(self, table: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Real and imaginary amplitudes (d, n, t, 2) by a flat table of coefficients."""
+    def matrices(self, table: torch.Tensor) -> torch.Tensor:
+        """H (p, d, n, n) by a flat table of coefficients: of even and odd waves with images."""
         among, through = (_looked_up(table, x)[:, None] for x in (self.among, self.through))
         # No coupling shifts a level by more than itself, however near the other level lies.
         share = through * self.gap / (self.gap.square() + through.square() + 1e-12)
         among = _even_and_odd(among, self.strong, self.strong)
         through, share = (_even_and_odd(x, self.strong, self.weak) for x in (through, share))
         back = share @ through.mT
-        matrix = among + torch.diag_embed(self.level.to(table.dtype)) + 0.5 * (back + back.mT)
+        return among + torch.diag_embed(self.level.to(table.dtype)) + 0.5 * (back + back.mT)
+
+    def amplitudes(self, table: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """Real and imaginary amplitudes (d, n, t, 2) by a flat table of coefficients."""
+        matrix = self.matrices(table)
         waves = _Propagator.apply(matrix.flatten(0, 1), tau).unflatten(0, matrix.shape[:2])
         # Half of a beam is even, but all of one that is its own image.
         even = 0.5 / self.strong.square()[:, None, None]
@@ -143,19 +147,57 @@ class BrightField:
         torch.Tensor, shape (t, pixels / 2, pixels / 2)
         """
         image = coefficients.new_zeros(len(tau), self.half**2)
-        corner = torch.tensor(self.cell_pixels // 2 * (self.cell_pixels + 1))
-        table = coefficients.flatten().index_fill(0, corner, 0.0)  # see `_index`
+        table = self._table(coefficients)
         if square is None:
             square = not coefficients.requires_grad and equal_their_transpose(coefficients)
-        key = uncoupled_sets(coefficients), square
-        if key not in self._sets:
-            self._sets[key] = self._beams(*key)
-        for beams in self._sets[key]:
+        for beams in self._beams_of(coefficients, square):
             intensity = beams.amplitudes(table, tau).square().sum(-1)[beams.seen]
             image = image.index_copy(1, beams.place, intensity.T)
         image = image.unflatten(1, (self.half, self.half))
         # Of a pixel and its transpose one is still zero, but on the diagonal.
         return torch.maximum(image, image.mT) if square else image
+
+    def bloch_waves(
+        self, coefficients: torch.Tensor, places: torch.Tensor, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the Bloch waves that matter most at some directions.
+
+        The bright field at any depth is |sum over waves of share exp(i pi tau level)|^2.
+
+        Parameters
+        ----------
+        coefficients : torch.Tensor, shape (m, m)
+            As for a call.
+        places : torch.Tensor, shape (q,)
+            Pixels of the flat quadrant.
+        count : int
+
+        Returns
+        -------
+        levels, shares : torch.Tensor, shape (q, count)
+            Levels are counted from that of the greatest share, which is the first.
+        """
+        levels = coefficients.new_zeros(len(places), count)
+        shares = torch.zeros_like(levels)
+        table = self._table(coefficients)
+        for beams in self._beams_of(coefficients, square=False):
+            values, vectors = torch.linalg.eigh(beams.matrices(table)[0])
+            seen, wanted = torch.nonzero(beams.place[:, None] == places).T
+            direction, beam = torch.nonzero(beams.seen)[seen].T
+            greatest = vectors[direction, beam].square().topk(count, dim=1)
+            level = values[direction].gather(1, greatest.indices)
+            levels[wanted], shares[wanted] = level - level[:, :1], greatest.values
+        return levels, shares
+
+    def _table(self, coefficients: torch.Tensor) -> torch.Tensor:
+        corner = torch.tensor(self.cell_pixels // 2 * (self.cell_pixels + 1))
+        return coefficients.flatten().index_fill(0, corner, 0.0)  # see `_index`
+
+    def _beams_of(self, coefficients: torch.Tensor, square: bool) -> list[_Beams]:
+        key = uncoupled_sets(coefficients), square
+        if key not in self._sets:
+            self._sets[key] = self._beams(*key)
+        return self._sets[key]
 
     def _beams(self, sets: int, square: bool) -> list[_Beams]:
         inside = torch.arange(self.steps) + 0.5
@@ -242,7 +284,9 @@ def _even_and_odd(couplings: torch.Tensor, one: torch.Tensor, other: torch.Tenso
 
 
 def coefficients_of(u: torch.Tensor) -> torch.Tensor:
-    """Return u_h of a potential about its centre of inversion, wherever in the cell that lies.
+    """Return u_h of a potential about its centre of inversion, on whole or half pixels.
+
+    What has no such centre is made to have one: imaginary parts are left out.
 
     Parameters
     ----------

@@ -22,8 +22,11 @@ from torch import nn
 from ..compute import mixed_precision, pick_device
 from ..progress import progress_bar
 from ..tables import Row, markdown_table
+from .atlas import Atlas
 from .bragg_lines import unfolded
 from .dataset import SPLIT_RULE, Batch, LacbedData, batch_of, split_materials
+from .explain import Explanation, best_explained
+from .natural import strength_per_volt
 from .network import load_network
 from .pix2pix import normalised
 from .predict import PotentialPredictor
@@ -79,6 +82,34 @@ def with_network(network: nn.Module) -> Method:
 def few_beams(batch: Batch, chosen: npt.NDArray[np.int64], number: int) -> torch.Tensor:
     """The bright fields of few beams that the line network mends."""
     return unfolded(batch.few)
+
+
+def with_explanations(network: nn.Module, atlas: Atlas, data: LacbedData) -> Method:
+    """Return the method that `PotentialPredictor` is: of readings and known crystals the best."""
+    read = with_network(network)
+
+    def method(batch: Batch, chosen: npt.NDArray[np.int64], number: int) -> torch.Tensor:
+        found = [
+            explained(data, atlas, index, number, pattern, reading).potential
+            for index, pattern, reading in zip(
+                chosen.tolist(), batch.pattern, read(batch, chosen, number), strict=True
+            )
+        ]
+        return torch.from_numpy(np.array(found)) * data.strength(chosen)[:, None, None]
+
+    return method
+
+
+def explained(
+    data: LacbedData, atlas: Atlas, index: int, number: int, pattern: torch.Tensor,
+    reading: torch.Tensor,
+) -> Explanation:  # fmt: skip
+    """Explain a crystal's pattern at a thickness number, given a reading in natural units."""
+    a = float(data.a[index])
+    return best_explained(
+        pattern.numpy(), (reading / strength_per_volt(a, data.energy_ev)).numpy(), atlas, a=a,
+        thickness=data.thicknesses[number], energy_ev=data.energy_ev, half_width=data.half_width,
+    )  # fmt: skip
 
 
 class Neighbour:
@@ -206,38 +237,46 @@ def by_group(scores: Scores, spacegroup: npt.NDArray[np.int64]) -> list[Row]:
 
 
 def trusted(
-    predictor: PotentialPredictor, data: LacbedData, members: npt.NDArray[np.int64],
+    predictor: PotentialPredictor, atlas: Atlas, data: LacbedData, members: npt.NDArray[np.int64],
     steps: int = 20, progress: bool | None = None,
 ) -> Row:  # fmt: skip
-    """Return what the spread and the refinement of readings at the least thickness are worth.
+    """Return what explanations at the least thickness tell of themselves, and refined are worth.
 
-    "rank of the spread" is Spearman's correlation between the spread of a reading, as a share of
-    its deviation, and what is missing of R.
+    "rank of" the pattern's R, and of the spread of the network's reading as a share of its
+    deviation, is Spearman's correlation with the R of the potential, and with what that misses.
     """
     found = []
     for index in progress_bar(members.tolist(), description="refining", progress=progress):
         batch = batch_of(data, np.array([index]), torch.zeros(1, dtype=torch.int64))
-        known = {"a": float(data.a[index]), "thickness": data.thicknesses[0]}
+        known = {
+            "a": float(data.a[index]), "thickness": data.thicknesses[0],
+            "energy_ev": data.energy_ev,
+        }  # fmt: skip
         pattern, true = batch.pattern[0].numpy(), data.potential[index : index + 1]
-        read, spread = predictor.with_spread(pattern, energy_ev=data.energy_ev, **known)
+        read, spread = predictor.with_spread(pattern, **known)
+        best = best_explained(pattern, read, atlas, half_width=data.half_width, **known)
         refined = refine_potential(
-            read, pattern, energy_ev=data.energy_ev, half_width=data.half_width, steps=steps,
-            progress=False, **known,
+            best.potential, pattern, half_width=data.half_width, steps=steps, progress=False,
+            **known,
         )  # fmt: skip
         scores = [
             float(likeness(one, at_best_origin(true, one)))
-            for one in (torch.from_numpy(x)[None] for x in (read, refined.potential))
+            for one in (
+                torch.from_numpy(x)[None] for x in (read, best.potential, refined.potential)
+            )
         ]
         found.append((
-            *scores, refined.likeness_before, refined.likeness, spread.mean() / read.std()
+            *scores, best.likeness, refined.likeness, float(spread.mean() / read.std())
         ))  # fmt: skip
-    before, after, pattern_before, pattern_after, spread = np.array(found).T
+    read, before, after, pattern_before, pattern_after, spread = np.array(found).T
     return {
-        "crystals": len(members), "R read": float(before.mean()), "R refined": float(after.mean()),
-        "median R read": float(np.median(before)), "median R refined": float(np.median(after)),
-        "R pattern, read": float(pattern_before.mean()),
+        "crystals": len(members), "R read": float(read.mean()),
+        "R explained": float(before.mean()), "R refined": float(after.mean()),
+        "median R explained": float(np.median(before)), "median R refined": float(np.median(after)),
+        "R pattern, explained": float(pattern_before.mean()),
         "R pattern, refined": float(pattern_after.mean()),
-        "rank of the spread": float(spearmanr(spread, 1.0 - before).statistic),
+        "rank of the pattern's R": float(spearmanr(pattern_before, before).statistic),
+        "rank of the spread": float(spearmanr(spread, 1.0 - read).statistic),
     }  # fmt: skip
 
 
@@ -256,6 +295,7 @@ def evaluate(
     library: Sequence[str | Path],
     networks: Sequence[str],
     *,
+    atlas: str | None = None,
     crystals: int | None = None,
     device: str | torch.device | None = None,
     neighbours: bool = True,
@@ -270,6 +310,9 @@ def evaluate(
         Folders of shards; the crystals held out are those of the training.
     networks : sequence of str
         Names or files of weights.
+    atlas : str, optional
+        Name or file of known crystals, with which the first inverse network is measured, too; of
+        these only the ones count that networks are trained on.
     crystals : int, optional
         At most so many of each part; default all.
     device : str or torch.device, optional
@@ -277,18 +320,27 @@ def evaluate(
     neighbours : bool
         Measure the nearest neighbour, too.
     refined : int
-        So many readings of the first inverse network are refined, too, half a minute each.
+        So many explanations are refined, too, half a minute each; needs an atlas.
     progress : bool, optional
         None: a bar in a terminal or a notebook.
 
     Raises
     ------
     ValueError
-        If weights were trained under another rule of splitting.
+        If weights were trained under another rule of splitting, or explanations are asked for
+        without an atlas or a network that reads.
     """
     data = LacbedData.read(library, progress=progress)
     parts = split_materials(data.formula, data.prototype)
     loaded = {name: load_network(name, pick_device(device)) for name in networks}
+    readers = [name for name, network in loaded.items() if network.direction == "inverse"]
+    known = None
+    if atlas or refined:
+        if not (atlas and readers):
+            raise ValueError("explanations need an atlas and a network that reads; name both")
+        trained = parts["train"]
+        names = zip(data.formula[trained], data.material_id[trained], strict=True)
+        known = Atlas.load(atlas).only({f"{formula} ({name})" for formula, name in names})
     for name, network in loaded.items():
         if network.metadata.get("split_rule") != SPLIT_RULE:
             raise ValueError(
@@ -305,6 +357,8 @@ def evaluate(
             continue
         if direction == "forward":
             methods["few beams, no network"] = few_beams
+        elif known is not None:
+            methods["best explanation"] = with_explanations(loaded[readers[0]], known, data)
         if neighbours:
             nearest = Neighbour(data, parts["train"], parts["validation"], direction)
             methods["nearest neighbour"] = nearest
@@ -315,13 +369,14 @@ def evaluate(
                 for name, method in methods.items()
             }
             lines += _tables(f"{title}, {direction}", scores, data, members, direction)
-    readers = [name for name, network in loaded.items() if network.direction == "inverse"]
-    if refined and readers:
+    if refined:
+        predictor = PotentialPredictor(readers[0], atlas=False, device=device)
         chosen = parts["prototype"][:: max(1, len(parts["prototype"]) // refined)][:refined]
-        row = trusted(
-            PotentialPredictor(readers[0], device=device), data, chosen, progress=progress
-        )
-        lines += [f"\n### Spread and refinement, {readers[0]}\n", markdown_table([row], list(row))]
+        row = trusted(predictor, known, data, chosen, progress=progress)
+        lines += [
+            "\n### Explanations, their trust and refinement\n",
+            markdown_table([row], list(row)),
+        ]
     return "\n".join(lines)
 
 
@@ -363,7 +418,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--library", required=True, nargs="+", help="folders of shards")
     parser.add_argument("--weights", required=True, nargs="+", help="names or files")
     parser.add_argument("--crystals", type=int, help="of each part at most; default: all")
-    parser.add_argument("--refined", type=int, default=0, help="readings to be refined, too")
+    parser.add_argument("--atlas", help="known crystals, that explanations are measured, too")
+    parser.add_argument("--refined", type=int, default=0, help="explanations to be refined, too")
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--output", help="file for the tables")
 
@@ -371,7 +427,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> str:
     """Run ``py4dstem-ml evaluate lacbed``."""
     text = evaluate(
-        args.library, args.weights, crystals=args.crystals, refined=args.refined,
+        args.library, args.weights, atlas=args.atlas, crystals=args.crystals, refined=args.refined,
         device=args.device,
     )  # fmt: skip
     if args.output:

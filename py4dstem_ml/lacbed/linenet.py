@@ -259,7 +259,9 @@ class LineInverse(nn.Module):
             tokens = layer(tokens, told)
         found = tokens[:, : along.shape[1]].float()
         v = self._on_cell(found, told)
-        return v * self.strength(found.mean(1)).exp()[..., None]
+        # In half precision its logarithm would be a hundredth off.
+        with torch.autocast(found.device.type, enabled=False):
+            return v * self.strength(found.mean(1)).exp()[..., None]
 
     def _on_cell(self, found: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """Fields of real coefficients, alike or opposite in the signs of h, made a potential."""

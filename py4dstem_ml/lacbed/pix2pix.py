@@ -153,7 +153,9 @@ class Pix2PixGenerator(nn.Module):
         if forward:
             return answer
         v = answer - answer.mean((1, 2), keepdim=True)
-        return v * self.strength(coarse.mean((2, 3))).float().exp()[..., None]
+        # In half precision its logarithm would be a hundredth off.
+        with torch.autocast(v.device.type, enabled=False):
+            return v * self.strength(coarse.float().mean((2, 3))).exp()[..., None]
 
 
 def normalised(pictures: torch.Tensor) -> torch.Tensor:

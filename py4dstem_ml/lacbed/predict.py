@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,14 @@ from .. import weights
 from ..compute import mixed_precision, pick_device
 from ..lazy_model import LazyModel
 from ..physics.electrons import wavelength
+from ..progress import progress_bar
+from .atlas import Atlas
+from .explain import Explanation, best_explained
 from .natural import depth, strength_per_volt
 from .network import load_network
 from .scores import at_best_origin
+
+_log = logging.getLogger(__name__)
 
 #: How far beyond the thicknesses of the training library networks are asked, as a factor.
 _BEYOND = 1.05
@@ -26,6 +33,12 @@ _BEYOND = 1.05
 _VOLTAGES = (60e3, 400e3)
 #: What the registry calls the two directions.
 _SYSTEMS = {"forward": "lacbed", "inverse": "lacbed-inverse"}
+_ATLAS = "lacbed-atlas"
+#: R below which an explanation is doubtful: patterns that are off centre by a sixteenth of their
+#: side, or turned, seldom reach it.
+_DOUBTFUL = 0.8
+#: Pixels within 8 a*, as a share of the network's own, below which there is nothing to see.
+_FEWEST = 0.25
 #: Pictures that are worked on at once.
 _AT_ONCE = 64
 
@@ -39,9 +52,9 @@ class _Predictor(LazyModel):
         super().__init__(model, device)
 
     @classmethod
-    def pretrained(cls, model: str | None = None, *, device: Any = None) -> _Predictor:
-        """Take weights by name; None: the default ones."""
-        return cls(model, device=device)
+    def pretrained(cls, model: str | None = None, **options: Any) -> _Predictor:
+        """Take weights by name; None: the default ones. Options are the constructor's."""
+        return cls(model, **options)
 
     def _read(self) -> nn.Module:
         """The network; WeightsError if the file holds none of this direction."""
@@ -73,6 +86,8 @@ class _Predictor(LazyModel):
             If a, the thickness or the voltage is outside the range of the training library.
         """
         said = self.loaded.metadata
+        if np.ndim(a) or np.ndim(thickness) or np.ndim(energy_ev):
+            raise ValueError("a, thickness and voltage are one number each: those of all pictures")
         if not _VOLTAGES[0] <= energy_ev <= _VOLTAGES[1]:
             raise ValueError(
                 f"the voltage must be {_VOLTAGES[0]:g} to {_VOLTAGES[1]:g} V, not {energy_ev:g}"
@@ -116,6 +131,8 @@ def _checked(pictures: npt.ArrayLike, what: str) -> npt.NDArray[np.float32]:
     ValueError
         If they are not square, not real, not finite, or constant.
     """
+    if np.ma.is_masked(pictures):
+        raise ValueError(f"the {what} is masked: replace what is hidden, e.g. by its neighbours")
     found = np.asarray(pictures)
     if found.ndim < 2 or found.shape[-1] != found.shape[-2] or found.shape[-1] < 8:
         raise ValueError(
@@ -126,7 +143,7 @@ def _checked(pictures: npt.ArrayLike, what: str) -> npt.NDArray[np.float32]:
         raise ValueError(f"a {what} is of real numbers, not {found.dtype}")
     found = found.astype(np.float32)
     if not np.isfinite(found).all():
-        raise ValueError(f"the {what} holds NaN or infinite values; mask or replace them first")
+        raise ValueError(f"the {what} holds NaN or infinite values; replace them first")
     if (np.ptp(found, axis=(-2, -1)) <= 1e-6 * np.abs(found).max((-2, -1))).any():
         raise ValueError(f"the {what} is constant: there is nothing to read")
     return found
@@ -204,13 +221,25 @@ class LacbedGenerator(_Predictor):
         return images.clip(min=0.0).reshape(found.shape)
 
 
+class _Known(LazyModel):
+    """The atlas of known crystals."""
+
+    def _read(self) -> Atlas:
+        return Atlas.load(self.model or weights.default_name(_ATLAS))
+
+
 class PotentialPredictor(_Predictor):
-    """Reads the projected potential of a cubic crystal from its [001] bright-field pattern.
+    """Finds the projected potential of a cubic crystal from its [001] bright-field pattern.
+
+    A network reads one, and known crystals with patterns alike are looked up; the bright field of
+    each is computed with few beams, and the potential is returned whose is the most alike.
 
     Parameters
     ----------
     model : str or path, optional
         Name of weights (see `list_pretrained`) or a ``.safetensors`` file. None: the default ones.
+    atlas : str, path or False, optional
+        The known crystals, likewise; False: the network's reading alone, at once.
     device : str or torch.device, optional
         None: a GPU if there is one.
 
@@ -222,6 +251,16 @@ class PotentialPredictor(_Predictor):
 
     direction = "inverse"
 
+    def __init__(
+        self,
+        model: str | os.PathLike | None = None,
+        *,
+        atlas: str | os.PathLike | Literal[False] | None = None,
+        device: Any = None,
+    ) -> None:
+        super().__init__(model, device=device)
+        self._known = None if atlas is False else _Known(atlas, None)
+
     def __call__(
         self,
         pattern: npt.ArrayLike,
@@ -231,7 +270,7 @@ class PotentialPredictor(_Predictor):
         energy_ev: float = 200e3,
         pixel_size: float | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Read potentials from patterns.
+        """Find potentials of patterns.
 
         Parameters
         ----------
@@ -257,8 +296,91 @@ class PotentialPredictor(_Predictor):
             a, the thickness or the voltage is outside the training range.
         """
         shape, flat = self._prepared(pattern, a, thickness, energy_ev, pixel_size)
+        if self._known is None:
+            found = self._read_by_network(flat, a, thickness, energy_ev)
+        else:
+            explained = self._explained(flat, a, thickness, energy_ev)
+            found = np.zeros((len(flat), self.pixels, self.pixels), np.float32)
+            for number, one in enumerate(explained):
+                found[number] = one.potential
+        return found.reshape(*shape, *found.shape[1:])
+
+    def explained(
+        self,
+        pattern: npt.ArrayLike,
+        *,
+        a: float,
+        thickness: float,
+        energy_ev: float = 200e3,
+        pixel_size: float | None = None,
+    ) -> Explanation:
+        """Find the potential of one pattern, and tell how well it explains that.
+
+        Parameters
+        ----------
+        pattern : array_like, shape (m, m)
+        a, thickness, energy_ev, pixel_size
+            As for a call.
+
+        Returns
+        -------
+        Explanation
+            Its ``likeness`` says how far it is to be trusted, and ``crystal`` whose potential it
+            is, if that of a known one.
+
+        Raises
+        ------
+        ValueError
+            As for a call, and if there is more than one pattern, or no atlas.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from py4dstem_ml import Crystal, LacbedGenerator, PotentialPredictor
+        >>> from py4dstem_ml.physics.projection import projected_potential
+        >>> gold = Crystal.cubic(4.08, [79] * 4, [[0, 0, 0], [0, .5, .5], [.5, 0, .5], [.5, .5, 0]])
+        >>> at = {"a": 4.08, "thickness": 500}
+        >>> pattern = LacbedGenerator.pretrained()(projected_potential(gold).potential, **at)
+        >>> PotentialPredictor.pretrained().explained(pattern, **at).likeness > 0.9
+        True
+        """
+        if self._known is None:
+            raise ValueError("an explanation needs the atlas: leave atlas=False out")
+        shape, flat = self._prepared(pattern, a, thickness, energy_ev, pixel_size)
+        if shape:
+            raise ValueError(f"one pattern is explained at a time, not {shape}")
+        return next(self._explained(flat, a, thickness, energy_ev))
+
+    def _read_by_network(
+        self, flat: npt.NDArray[np.float32], a: float, thickness: float, energy_ev: float
+    ) -> npt.NDArray[np.float32]:
         found = self._run(self.loaded, flat, depth(a, thickness, energy_ev))
-        return (found / strength_per_volt(a, energy_ev)).reshape(*shape, *found.shape[1:])
+        return found / np.float32(strength_per_volt(a, energy_ev))
+
+    def _explained(
+        self, flat: npt.NDArray[np.float32], a: float, thickness: float, energy_ev: float
+    ) -> Iterator[Explanation]:
+        atlas = self._known.loaded
+        if atlas.pixels != self.pixels or atlas.half_width != self.half_width:
+            raise weights.WeightsError(
+                f"the atlas knows patterns of {atlas.pixels} pixels that reach "
+                f"{atlas.half_width:g} a* from the axis, the network reads {self.pixels} and "
+                f"{self.half_width:g}: take another, or atlas=False"
+            )
+        readings = self._read_by_network(flat, a, thickness, energy_ev)
+        pairs = list(zip(flat, readings, strict=True))
+        shown = None if len(pairs) > 1 else False
+        for pattern, reading in progress_bar(pairs, description="explaining", progress=shown):
+            found = best_explained(
+                pattern, reading, atlas, a=a, thickness=thickness,
+                energy_ev=energy_ev, half_width=self.half_width,
+            )  # fmt: skip
+            if found.likeness < _DOUBTFUL:
+                _log.warning(
+                    "nothing explains the pattern well, R = %.2f: is it a bright field along "
+                    "[001], centred, a* down the rows, of this a and thickness?", found.likeness,
+                )  # fmt: skip
+            yield found
 
     def with_spread(
         self,
@@ -269,8 +391,9 @@ class PotentialPredictor(_Predictor):
         energy_ev: float = 200e3,
         pixel_size: float | None = None,
         draws: int = 16,
+        seed: int = 0,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Read potentials, and how far they vary when parts of the network are left out.
+        """Read potentials by the network alone, and how they vary when parts of it are left out.
 
         Parameters
         ----------
@@ -278,11 +401,12 @@ class PotentialPredictor(_Predictor):
             As for a call.
         draws : int
             Readings with Monte Carlo dropout (Gal & Ghahramani 2016), two at least.
+        seed : int
 
         Returns
         -------
         potential, spread : ndarray of float32, shape (..., n, n)
-            V·Å: what a call returns, and the standard deviation of the draws, each moved to
+            V·Å: the network's reading, and the standard deviation of the draws, each moved to
             where it is most like that.
 
         Raises
@@ -298,10 +422,12 @@ class PotentialPredictor(_Predictor):
         found = self._run(self.loaded, flat, tau)
         middle = torch.from_numpy(found)
         total, squares = torch.zeros_like(middle), torch.zeros_like(middle)
-        for _ in range(draws):
-            drawn = at_best_origin(torch.from_numpy(self._run(network, flat, tau)), middle)
-            total += drawn - middle
-            squares += (drawn - middle).square()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for _ in range(draws):
+                drawn = at_best_origin(torch.from_numpy(self._run(network, flat, tau)), middle)
+                total += drawn - middle
+                squares += (drawn - middle).square()
         spread = ((squares - total.square() / draws) / (draws - 1)).clamp(min=0.0).sqrt().numpy()
         return tuple((x / unit).reshape(*shape, *x.shape[1:]) for x in (found, spread))
 
@@ -318,12 +444,19 @@ class PotentialPredictor(_Predictor):
         if not 0.0 < size < np.inf:
             raise ValueError(f"pixel_size is in 1/Å and above 0, not {pixel_size}")
         wanted = 2.0 * self.half_width / (self.pixels * a)
+        if wanted / size < _FEWEST:
+            raise ValueError(
+                f"only {2.0 * self.half_width / (size * a):.2g} pixels of the pattern lie within "
+                f"{self.half_width:g} a*: is pixel_size, {size:g}, in 1/Å?"
+            )
         reach = 0.5 * side * size
         if reach < self.half_width / a * (1.0 - 0.5 / self.pixels):
             raise ValueError(
                 f"the pattern reaches {reach:.3g} 1/Å from the axis, but the network looks at "
                 f"{self.half_width / a:.3g} 1/Å, {self.half_width:g} reciprocal lattice vectors"
             )
+        # Of any unit: squares of very small or large numbers leave what float32 can hold.
+        flat = flat / flat.std((1, 2), dtype=np.float64, keepdims=True).astype(np.float32)
         return patterns.shape[:-2], _resampled(flat, size, self.pixels, wanted)
 
 

@@ -80,7 +80,7 @@ def refine_potential(
     ------
     ValueError
         If the pictures are not square, not finite, or the pattern has pixels that do not divide
-        a reciprocal lattice vector.
+        a reciprocal lattice vector; if a, the thickness or the voltage cannot be.
 
     Notes
     -----
@@ -94,10 +94,18 @@ def refine_potential(
             raise ValueError(f"the {name} must be one square picture, not {tuple(picture.shape)}")
         if not bool(torch.isfinite(picture).all()):
             raise ValueError(f"the {name} holds NaN or infinite values")
+    if np.ma.is_masked(pattern):
+        raise ValueError("the pattern is masked: replace what is hidden, e.g. by its neighbours")
+    if not all(0.0 < x < np.inf for x in (a, thickness, energy_ev - 1e4)) or steps < 0:
+        raise ValueError(
+            f"a = {a:g} Å, thickness = {thickness:g} Å and steps = {steps} must be positive, the "
+            f"voltage, {energy_ev:g} V, above 10 kV"
+        )
+    wanted = wanted / wanted.std().clamp(min=1e-300)
     engine = BrightField(len(wanted), half_width, FINE, len(given))
     tau = torch.tensor([depth(a, thickness, energy_ev)])
     scale = strength_per_volt(a, energy_ev)
-    wanted = quadrant(wanted).float()
+    whole, wanted = wanted.float(), quadrant(wanted).float()
     spectrum = scale * torch.fft.fft2(given, norm="forward").real
     square = float(pearson(wanted, wanted.T)) > _SQUARE
     symmetrise = _symmetry(spectrum, square)
@@ -119,16 +127,16 @@ def refine_potential(
         return missing
 
     with torch.no_grad():
-        before = float(likeness(engine(start, tau, square)[0], wanted))
+        before = float(likeness(unfolded(engine(start, tau, square)[0]), whole))
     for _ in progress_bar(range(steps), description="refining", progress=progress):
         descent.step(loss)
     with torch.no_grad():
         found = coefficients()
-        image = engine(found, tau, square)[0]
+        image = unfolded(engine(found, tau, square)[0])
     refined = torch.fft.ifft2(found.double(), norm="forward").real / scale
     return Refinement(
-        refined.numpy().astype(np.float32), unfolded(image).numpy(), before,
-        float(likeness(image, wanted)),
+        refined.numpy().astype(np.float32), image.numpy(), before,
+        float(likeness(image, whole)),
     )  # fmt: skip
 
 

@@ -315,10 +315,10 @@ def train(
             f"{config.network} {trainer.network.spec.half_width:g}"
         )
     earlier: dict[str, Any] = {}
+    if config.start_from is not None:
+        earlier = trainer.start_from(config.start_from)
     if resume:
         trainer.resume()
-    elif config.start_from is not None:
-        earlier = trainer.start_from(config.start_from)
     torch.manual_seed(int(np.random.SeedSequence([config.seed, trainer.step]).generate_state(1)[0]))
     metadata = {
         "training": {**asdict(config), "start_from": earlier.get("sha256")},

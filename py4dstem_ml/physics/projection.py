@@ -46,7 +46,8 @@ def projected_potential(crystal: Crystal, pixels: int = 64) -> Projection:
 
     The Fourier series ends at a circle, h^2 + k^2 <= (pixels / 2 - 1)^2, so that the picture has
     no direction of its own. The origin is the point with the most of a square's symmetry in
-    projection; where there are several, the one where the potential is highest.
+    projection, of those at sixteenths of the cell, where settings of space groups have them; where
+    there are several, the one where the potential is highest.
 
     Parameters
     ----------

@@ -178,7 +178,15 @@ class CrystalTable:
         return (self[i] for i in range(len(self)))
 
     def field(self, name: str) -> npt.NDArray:
-        """Return a stored column, e.g. ``"crystal_system"`` or ``"spacegroup"``."""
+        """Return a stored column, e.g. ``"crystal_system"`` or ``"spacegroup"``.
+
+        Raises
+        ------
+        ValueError
+            If the table has none of that name.
+        """
+        if name not in self._arrays:
+            raise ValueError(f"the table of crystals lacks the column {name}")
         return self._arrays[name]
 
 

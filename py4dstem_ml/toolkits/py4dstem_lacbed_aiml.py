@@ -153,9 +153,13 @@ def predict_projected_potential(
     accelerating_voltage: float = 200e3,
     pixel_size: float | None = None,
     weights: str | os.PathLike | None = None,
+    atlas: str | os.PathLike | Literal[False] | None = None,
     device: Any = None,
 ) -> npt.NDArray[np.float32] | RealSlice:
-    """Read the projected potential of a cubic crystal from its [001] bright-field LACBED pattern.
+    """Find the projected potential of a cubic crystal from its [001] bright-field LACBED pattern.
+
+    Of a network's reading and the potentials of known crystals that have patterns alike, the one
+    that explains the pattern best.
 
     Parameters
     ----------
@@ -171,6 +175,8 @@ def predict_projected_potential(
         1/Å. None: the slice's own calibration; an array reaches just 8 a*.
     weights : str or path, optional
         Name of weights (see `list_pretrained`) or a ``.safetensors`` file. None: the default ones.
+    atlas : str, path or False, optional
+        The known crystals, likewise; False: the network's reading alone.
     device : str or torch.device, optional
         None: a GPU if there is one.
 
@@ -197,7 +203,7 @@ def predict_projected_potential(
 
     See Also
     --------
-    py4dstem_ml.PotentialPredictor : the same for hyperspy's ``Signal2D.map``, with uncertainties
+    py4dstem_ml.PotentialPredictor : for hyperspy's ``map``, and how well the pattern is explained
 
     Notes
     -----
@@ -205,7 +211,7 @@ def predict_projected_potential(
     """
     from ..lacbed.predict import PotentialPredictor
 
-    predictor = PotentialPredictor(weights, device=device)
+    predictor = PotentialPredictor(weights, atlas=atlas, device=device)
     is_slice = hasattr(pattern, "calibration")
     if is_slice and pixel_size is None:
         units = pattern.calibration.get_Q_pixel_units()

@@ -1,10 +1,11 @@
-"""A small library, and weights of small networks."""
+"""A small library, the atlas of its crystals, and weights of small networks."""
 
 import pytest
 from tiny_lacbed import CONFIG, TINY, saved, write_table
 
 from py4dstem_ml.lacbed import library
 from py4dstem_ml.lacbed.dataset import LacbedData
+from py4dstem_ml.lacbed.fit import fit
 from py4dstem_ml.lacbed.network import SPECS
 
 
@@ -37,6 +38,13 @@ def forward_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def inverse_file(tmp_path_factory):
     return saved("linenet.inverse.tiny", tmp_path_factory.mktemp("inverse"))
+
+
+@pytest.fixture(scope="session")
+def atlas_file(structures, tmp_path_factory):
+    """Of all crystals of the table, held out or not."""
+    path = tmp_path_factory.mktemp("atlas") / "atlas.safetensors"
+    return fit(structures, path, config=CONFIG, progress=False)
 
 
 @pytest.fixture

@@ -79,6 +79,46 @@ def test_coefficients_are_about_a_centre_of_inversion_wherever_it_lies(sets):
     assert expected.std() > 0.01
 
 
+#: Waves that there are of each direction, of the set of beams that has the fewest.
+REACH, ALL_WAVES = {1: 5, 2: 6, 4: 8}, {1: 11**2, 2: 13**2 // 2, 4: 8**2}
+DEPTHS = torch.tensor([0.2, 0.45, 0.7, 1.9], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("crystals", [CRYSTALS, OBLONG], ids=["square", "oblong"])
+@pytest.mark.parametrize("sets", CRYSTALS)
+def test_all_bloch_waves_make_the_picture_at_any_depth(sets, crystals):
+    coefficients = _coefficients(crystals[sets])
+    engine = BrightField(16, 2.0, REACH, 32)
+    expected = engine(coefficients, DEPTHS).flatten(1)
+    places = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    levels, shares = engine.bloch_waves(coefficients, places, ALL_WAVES[sets])
+    waves = (shares * torch.exp(1j * torch.pi * DEPTHS[:, None, None] * levels)).sum(-1)
+    assert expected.std(1).min() > 0.01
+    np.testing.assert_allclose(waves.abs().square(), expected[:, places], atol=1e-5)
+    np.testing.assert_allclose(shares.sum(1), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sets", CRYSTALS)
+def test_few_bloch_waves_are_those_with_the_greatest_shares(sets):
+    coefficients, places = _coefficients(CRYSTALS[sets]), torch.tensor([0, 9, 37, 63])
+    engine = BrightField(16, 2.0, REACH, 32)
+    every, few = (engine.bloch_waves(coefficients, places, n) for n in (ALL_WAVES[sets], 5))
+    for whole, part in zip(every, few, strict=True):
+        assert part.shape == (4, 5)
+        torch.testing.assert_close(part, whole[:, :5])
+    levels, shares = every
+    assert (levels[:, 0] == 0).all() and (levels[:, 1:5] != 0).all()
+    assert (shares.diff(dim=1) <= 0).all() and (shares >= 0).all() and shares[:, 5].max() < 0.1
+
+
+def test_without_a_potential_there_is_one_bloch_wave():
+    c = torch.zeros(8, 8)
+    c[1, 0] = c[-1, 0] = 1e-9
+    engine = BrightField(8, 2.0, {1: 3, 2: 3, 4: 3}, 8)
+    _, shares = engine.bloch_waves(c, torch.arange(16), 3)
+    np.testing.assert_allclose(shares, [[1.0, 0.0, 0.0]] * 16, atol=1e-6)
+
+
 @pytest.mark.parametrize("pixels", [12, 16, 32])
 @pytest.mark.parametrize("sets", CRYSTALS)
 def test_half_the_directions_make_the_pictures_of_all(sets, pixels):

@@ -88,3 +88,57 @@ def test_bad_pictures_are_refused(change, message):
     given = {"potential": np.eye(16), "pattern": np.eye(16), **change}
     with pytest.raises(ValueError, match=message):
         refine_potential(**given, a=4.0, thickness=400.0, half_width=2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a": 0.0}, "a = 0 Å.* must be positive"), ({"a": -4.0}, "a = -4 Å"),
+        ({"a": np.nan}, "a = nan Å"), ({"a": np.inf}, "a = inf Å"),
+        ({"thickness": 0.0}, "thickness = 0 Å"), ({"thickness": -400.0}, "thickness = -400 Å"),
+        ({"thickness": np.nan}, "thickness = nan Å"), ({"energy_ev": 200.0}, "200 V, above 10 kV"),
+        ({"energy_ev": -200e3}, "-200000 V, above 10 kV"), ({"energy_ev": np.nan}, "nan V"),
+        ({"steps": -1}, "steps = -1 must be positive"),
+    ],
+)  # fmt: skip
+def test_conditions_that_cannot_be_are_refused(change, message):
+    given = {"a": 4.0, "thickness": 400.0, "half_width": 2.0, "steps": 0, **change}
+    with pytest.raises(ValueError, match=message) as error:
+        refine_potential(np.eye(16), np.eye(16), **given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def read():
+    """A potential of lithium aluminide and a pattern without mirrors that it half explains."""
+    potential = projected_potential(Crystal.cubic(3.8, [3, 13], CSCL), 16).potential
+    given = {"a": 3.8, "thickness": 400.0, "half_width": 2.0, "progress": False}
+    seen = refine_potential(1.2 * potential, np.eye(16), steps=0, **given).pattern
+    noise = np.random.default_rng(0).normal(size=(16, 16))
+    return potential, seen + seen.std() * noise, given
+
+
+@pytest.mark.usefixtures("few_beams")
+def test_likenesses_are_of_the_whole_pattern(read):
+    potential, pattern, given = read
+    before = refine_potential(potential, pattern, steps=0, **given)
+    after = refine_potential(potential, pattern, steps=2, **given)
+    for said, picture in (
+        (after.likeness_before, before.pattern), (after.likeness, after.pattern),
+    ):  # fmt: skip
+        correlation = np.corrcoef(picture.ravel(), pattern.ravel())[0, 1]
+        assert said == pytest.approx((1 + correlation) / 2, abs=1e-5)
+        # That of the quadrants' mean is another.
+        folded = sum(np.flip(pattern, axes) for axes in ((), (0,), (1,), (0, 1)))
+        folded = np.corrcoef(picture.ravel(), folded.ravel())[0, 1]
+        assert abs((1 + folded) / 2 - said) > 0.02
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e25])
+@pytest.mark.usefixtures("few_beams")
+def test_the_unit_of_a_pattern_does_not_count(unit, read):
+    potential, pattern, given = read
+    one = refine_potential(potential, pattern, steps=2, **given)
+    other = refine_potential(potential, unit * pattern, steps=2, **given)
+    assert other.likeness == pytest.approx(one.likeness, abs=1e-4)
+    np.testing.assert_allclose(other.potential, one.potential, atol=1e-3 * np.ptp(one.potential))

@@ -97,6 +97,31 @@ def test_a_run_starts_from_trained_weights(small_library, tmp_path):
         train(small_library, tmp_path / "out", replace(config, start_from=str(stale)), device="cpu")
 
 
+def test_a_resumed_run_tells_what_it_started_from(small_library, tmp_path):
+    first = saved("linenet.forward.tiny", tmp_path, patterns_seen=7, seconds=3.0)
+    config = replace(SHORT, steps=1, start_from=str(first))
+    before = load_network(train(small_library, tmp_path / "out", config, device="cpu")).metadata
+    longer = replace(config, steps=3)
+    path = train(small_library, tmp_path / "out", longer, device="cpu", resume=True)
+    said = load_network(path).metadata
+    assert said["patterns_seen"] == 24
+    assert said["training"]["start_from"] == load(first)[1]["sha256"] == said["earlier"]["sha256"]
+    assert said["earlier"] == before["earlier"] and said["earlier"]["patterns_seen"] == 7
+
+
+def test_a_resumed_run_goes_on_from_its_own_weights(small_library, tmp_path):
+    first = saved("linenet.forward.tiny", tmp_path)
+    config = replace(SHORT, steps=2, start_from=str(first))
+    trained, again = (
+        load(train(small_library, tmp_path / "out", config, device="cpu", resume=resume))[0]
+        for resume in (False, True)
+    )
+    for name, value in trained.items():
+        torch.testing.assert_close(again[name], value, atol=0, rtol=0)
+    given = load(first)[0]
+    assert any((trained[name] != given[name]).any() for name in trained)
+
+
 def test_a_finished_run_is_not_trained_on(small_library, tmp_path):
     config = replace(SHORT, steps=2)
     first = load(train(small_library, tmp_path, config, device="cpu"))[0]

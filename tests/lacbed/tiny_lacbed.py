@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from py4dstem_ml.lacbed.dataset import SPLIT_RULE
+from py4dstem_ml.lacbed.fit import atlas_of
 from py4dstem_ml.lacbed.library import LibraryConfig
 from py4dstem_ml.lacbed.linenet import LineGenerator, LineSpec
 from py4dstem_ml.lacbed.network import SPECS, build_network, save_network
 from py4dstem_ml.lacbed.pix2pix import Pix2PixSpec
 from py4dstem_ml.lacbed.vae import VaeSpec
+from py4dstem_ml.physics.crystal import Crystal
 from py4dstem_ml.physics.structures import name_hash
 
 PIXELS, HALF_WIDTH = 16, 2.0
@@ -99,6 +101,15 @@ ROWS = [
     Row(5.0, [20] * 4, FCC, _FORMULAS[9], _WATCHED, "validation"),
     Row(4.4, [55, 17], CSCL, _FORMULAS[6], _PROTOTYPES[0], "none"),
 ]
+
+
+def saved_atlas(rows, folder) -> Path:
+    """The path of an atlas of these crystals, each by its formula."""
+    crystals = [Crystal.cubic(row.a, row.numbers, row.positions) for row in rows]
+    names = [row.formula for row in rows]
+    return atlas_of(crystals, names, CONFIG, progress=False).save(
+        Path(folder) / "atlas.safetensors"
+    )
 
 
 def write_table(path: Path, rows=ROWS) -> Path:

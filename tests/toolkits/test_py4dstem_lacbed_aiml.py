@@ -8,7 +8,7 @@ import py4DSTEM
 import pytest
 from py4DSTEM.data import DiffractionSlice, RealSlice
 from py4DSTEM.process.diffraction import Crystal
-from tiny_lacbed import saved
+from tiny_lacbed import ROWS, saved, saved_atlas
 
 import py4dstem_ml
 from py4dstem_ml import LacbedGenerator, PotentialPredictor, predict_projected_potential
@@ -29,6 +29,11 @@ def forward_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def inverse_file(tmp_path_factory):
     return saved("linenet.inverse.tiny", tmp_path_factory.mktemp("inverse"))
+
+
+@pytest.fixture(scope="module")
+def atlas_file(tmp_path_factory):
+    return saved_atlas(ROWS[:3], tmp_path_factory.mktemp("atlas"))
 
 
 @pytest.fixture
@@ -136,8 +141,10 @@ def test_the_method_is_registered():
 
 
 def test_an_array_is_read_as_an_array(inverse_file, pattern):
-    found = predict_projected_potential(pattern, a=4.05, thickness=400, weights=inverse_file)
-    expected = PotentialPredictor(inverse_file)(pattern, a=4.05, thickness=400)
+    found = predict_projected_potential(
+        pattern, a=4.05, thickness=400, weights=inverse_file, atlas=False
+    )
+    expected = PotentialPredictor(inverse_file, atlas=False)(pattern, a=4.05, thickness=400)
     assert isinstance(found, np.ndarray)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -145,8 +152,10 @@ def test_an_array_is_read_as_an_array(inverse_file, pattern):
 def test_a_slice_is_read_as_a_calibrated_slice(inverse_file, pattern, tmp_path):
     wide = np.zeros((24, 24))
     wide[4:-4, 4:-4] = pattern
-    found = predict_projected_potential(_slice(wide), a=4.05, thickness=400, weights=inverse_file)
-    expected = PotentialPredictor(inverse_file)(pattern, a=4.05, thickness=400)
+    found = predict_projected_potential(
+        _slice(wide), a=4.05, thickness=400, weights=inverse_file, atlas=False
+    )
+    expected = PotentialPredictor(inverse_file, atlas=False)(pattern, a=4.05, thickness=400)
     assert isinstance(found, RealSlice) and found.shape == (16, 16)
     np.testing.assert_allclose(found.data, expected, atol=1e-3, rtol=1e-3)
     assert found.calibration.get_R_pixel_size() == pytest.approx(4.05 / 16)
@@ -157,17 +166,21 @@ def test_a_slice_is_read_as_a_calibrated_slice(inverse_file, pattern, tmp_path):
 
 def test_a_series_keeps_its_labels(inverse_file, pattern):
     series = _slice(np.stack([pattern, pattern.T]), slicelabels=["300", "400"])
-    found = predict_projected_potential(series, a=4.05, thickness=400, weights=inverse_file)
+    found = predict_projected_potential(
+        series, a=4.05, thickness=400, weights=inverse_file, atlas=False
+    )
     assert found.slicelabels == ["300", "400"]
     one = predict_projected_potential(
-        _slice(pattern.T), a=4.05, thickness=400, weights=inverse_file
+        _slice(pattern.T), a=4.05, thickness=400, weights=inverse_file, atlas=False
     )
     np.testing.assert_allclose(found["400"].data, one.data, atol=1e-3, rtol=1e-3)
 
 
 def test_what_is_simulated_is_read(inverse_file):
     disk = ALUMINIUM.generate_lacbed(400, semiangle_mrad=20, pixels=64)[0, 0, 0]
-    found = predict_projected_potential(disk, a=4.05, thickness=400, weights=inverse_file)
+    found = predict_projected_potential(
+        disk, a=4.05, thickness=400, weights=inverse_file, atlas=False
+    )
     assert found.shape == (16, 16) and np.isfinite(found.data).all()
 
 
@@ -185,15 +198,18 @@ def test_what_is_simulated_is_read(inverse_file):
 def test_patterns_that_cannot_be_read_are_refused(change, message, inverse_file):
     given = {"pattern": np.eye(16), "a": 4.05, "thickness": 400, **change}
     with pytest.raises(ValueError, match=message) as error:
-        predict_projected_potential(given.pop("pattern"), weights=inverse_file, **given)
+        predict_projected_potential(
+            given.pop("pattern"), weights=inverse_file, atlas=False, **given
+        )
     assert "\n" not in str(error.value)
 
 
 def test_a_pixel_size_of_ones_own_goes_before_the_slices(inverse_file, pattern):
     one = predict_projected_potential(
-        _slice(pattern, "pixels", 1), a=4.05, thickness=400, pixel_size=SIZE, weights=inverse_file
-    )
-    expected = PotentialPredictor(inverse_file)(pattern, a=4.05, thickness=400)
+        _slice(pattern, "pixels", 1), a=4.05, thickness=400, pixel_size=SIZE,
+        weights=inverse_file, atlas=False,
+    )  # fmt: skip
+    expected = PotentialPredictor(inverse_file, atlas=False)(pattern, a=4.05, thickness=400)
     np.testing.assert_allclose(one.data, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -204,7 +220,7 @@ def test_the_callables_are_what_map_takes(direction, lazy, forward_file, inverse
     call = (
         LacbedGenerator(forward_file, device="cpu")
         if direction == "forward"
-        else PotentialPredictor(inverse_file, device="cpu")
+        else PotentialPredictor(inverse_file, atlas=False, device="cpu")
     )
     u = 100 * np.random.default_rng(0).random((2, 3, 16, 16))
     signal = hs.signals.Signal2D(u)
@@ -218,6 +234,38 @@ def test_the_callables_are_what_map_takes(direction, lazy, forward_file, inverse
         found.compute(show_progressbar=False)
     expected = call(u, a=4.05, thickness=400.0)
     np.testing.assert_allclose(found.data, expected, atol=1e-3 * np.ptp(expected))
+
+
+@pytest.fixture(scope="module")
+def disk():
+    """Of aluminium, which the atlas knows; as wide as its patterns."""
+    semiangle = 1e3 * 2 / 4.05 * wavelength(200e3)
+    return ALUMINIUM.generate_lacbed(400, semiangle_mrad=semiangle, pixels=16, absorption=False)[
+        0, 0, 0
+    ]
+
+
+def test_a_slice_of_a_known_crystal_gives_that_crystals_potential(disk, inverse_file, atlas_file):
+    found = predict_projected_potential(
+        disk, a=4.05, thickness=400, weights=inverse_file, atlas=atlas_file
+    )
+    expected = projected_potential(crystal_from_py4dstem(ALUMINIUM), 16).potential
+    assert isinstance(found, RealSlice)
+    np.testing.assert_allclose(found.data, expected, atol=1e-3 * np.ptp(expected))
+
+
+def test_explanations_are_what_map_takes(disk, inverse_file, atlas_file):
+    hs = pytest.importorskip("hyperspy.api")
+    signal = hs.signals.Signal2D(np.stack([disk.data, np.roll(disk.data, 3, 0)]))
+    call = PotentialPredictor(inverse_file, atlas=atlas_file, device="cpu")
+    found = signal.map(
+        call, a=4.05, thickness=400.0, inplace=False, output_signal_size=(16, 16),
+        output_dtype=np.float32, show_progressbar=False, num_workers=2,
+    )  # fmt: skip
+    expected = projected_potential(crystal_from_py4dstem(ALUMINIUM), 16).potential
+    np.testing.assert_allclose(found.data[0], expected, atol=1e-3 * np.ptp(expected))
+    other = call(signal.data[1], a=4.05, thickness=400.0)
+    np.testing.assert_allclose(found.data[1], other, atol=1e-3 * np.ptp(other))
 
 
 def test_crystals_of_every_cubic_laue_group_are_known(forward_file):
