@@ -105,7 +105,7 @@ def test_a_shard_that_is_there_is_left_as_it_is(structures, shards):
 
 def test_a_broken_off_shard_leaves_nothing(structures, tmp_path, monkeypatch):
     monkeypatch.setattr(library, "_COPIED", ("no such column",))
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="lacks the column"):
         library.simulate(structures, tmp_path, shards=1, config=CONFIG, progress=False)
     assert not list(tmp_path.iterdir())
 
