@@ -13,13 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from . import weights
+
+if TYPE_CHECKING:
+    from typing import Self
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,14 @@ _REPORTED = 100
 
 #: What a resumed run may change.
 _LENGTH = ("steps", "time_limit_s")
+
+
+class TensorBatch:
+    """What dataclasses of tensors share."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch on a device."""
+        return type(self)(*(value.to(device) for value in vars(self).values()))
 
 
 class RunConfig(Protocol):
@@ -159,6 +170,14 @@ class Run:
             ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
             100 * self.progress,
         )  # fmt: skip
+
+    def described(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """Return what is said of weights, and how long and on how many patterns they were trained.
+
+        The config has a ``batch_size``.
+        """
+        seen = self.step * self.config.batch_size
+        return {**metadata, "patterns_seen": seen, "seconds": round(self.seconds)}
 
     def log(self, **losses: float) -> None:
         """Add a line to ``log.jsonl``."""

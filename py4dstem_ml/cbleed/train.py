@@ -258,10 +258,10 @@ def train_on(
     try:
         _follow(trainer, stream, metadata, watched, save_every_s)
     except KeyboardInterrupt:
-        trainer.save(_described(metadata, trainer))
+        trainer.save(trainer.described(metadata))
         logger.info("interrupted at step %d, which --resume goes on from", trainer.step)
         raise
-    return trainer.save(_described(metadata, trainer))
+    return trainer.save(trainer.described(metadata))
 
 
 def _follow(
@@ -282,7 +282,7 @@ def _follow(
 
     trainer.network.train()
     trainer.follow(
-        prefetched(stream), step, lambda: trainer.save(_described(metadata, trainer)),
+        prefetched(stream), step, lambda: trainer.save(trainer.described(metadata)),
         save_every_s=save_every_s, watch=watch,
     )  # fmt: skip
     trainer.keep_reconstructions(images)
@@ -306,11 +306,6 @@ def read_reconstructions(folder: str | Path) -> tuple[torch.Tensor, dict[str, to
     kept = weights.load(Path(folder) / "reconstructions.safetensors")[0]
     seen = kept.pop("seen")
     return seen, {f"step {int(name.split()[1])}": kept[name] for name in sorted(kept)}
-
-
-def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
-    seen = trainer.step * trainer.config.batch_size
-    return {**metadata, "patterns_seen": seen, "seconds": round(trainer.seconds)}
 
 
 def sweep(

@@ -21,6 +21,8 @@ from math import pi
 import torch
 from torch.nn import functional
 
+from ..training import TensorBatch
+
 Range = tuple[float, float]
 
 
@@ -77,7 +79,7 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class Batch(TensorBatch):
     """Patterns with their probes and peaks.
 
     Attributes

@@ -290,13 +290,13 @@ def train(
         _follow(trainer, stream, augmentation, metadata, rank, save_every_s)
     except KeyboardInterrupt:
         if rank == 0 and trainer.step > first:
-            trainer.save(_described(metadata, trainer))
+            trainer.save(trainer.described(metadata))
             logger.info("interrupted at step %d, which --resume goes on from", trainer.step)
         raise
     finally:
         if processes > 1:
             torch.distributed.destroy_process_group()
-    return trainer.save(_described(metadata, trainer)) if rank == 0 else output
+    return trainer.save(trainer.described(metadata)) if rank == 0 else output
 
 
 def _follow(
@@ -304,11 +304,10 @@ def _follow(
     rank: int, save_every_s: float,
 ) -> None:  # fmt: skip
     def step(batch: Batch) -> dict[str, float]:
-        batch = Batch(*(value.to(trainer.device) for value in vars(batch).values()))
-        return {"loss": trainer.train_step(augmentation(batch))}
+        return {"loss": trainer.train_step(augmentation(batch.to(trainer.device)))}
 
     trainer.follow(
-        stream, step, lambda: trainer.save(_described(metadata, trainer)),
+        stream, step, lambda: trainer.save(trainer.described(metadata)),
         save_every_s=save_every_s, writes=rank == 0,
         clock=lambda seconds: _of_rank_zero(seconds, trainer.device),
     )  # fmt: skip
@@ -321,11 +320,6 @@ def _of_rank_zero(seconds: float, device: torch.device) -> float:
     clock = torch.tensor(seconds, dtype=torch.float64, device=device)
     torch.distributed.broadcast(clock, 0)
     return float(clock)
-
-
-def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
-    samples = trainer.step * trainer.config.batch_size
-    return {**metadata, "patterns_seen": samples, "seconds": round(trainer.seconds)}
 
 
 def _join_group(device: str | torch.device | None) -> tuple[int, int, torch.device]:

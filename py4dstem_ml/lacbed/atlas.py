@@ -10,6 +10,8 @@ from math import pi
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from .. import weights
@@ -41,7 +43,7 @@ class Atlas:
     levels, shares : torch.Tensor, shape (n, q, w)
         Of the Bloch waves, float16 in natural units and uint8 in 255ths.
     names : list of str, length n
-        Formula and material id.
+        See `names_of`.
     metadata : dict
         ``pixels`` and ``half_width`` of the patterns, and what the atlas was made from.
     """
@@ -135,6 +137,11 @@ class Atlas:
             raise weights.WeightsError(f"{name_or_path} does not hold an atlas of LACBED patterns")
         names = metadata.pop("lacbed_atlas")
         return cls(**tensors, names=names, metadata=metadata)
+
+
+def names_of(formula: npt.NDArray[np.str_], material_id: npt.NDArray[np.str_]) -> list[str]:
+    """Return the names that crystals (n,) have in an atlas."""
+    return [f"{one} ({name})" for one, name in zip(formula, material_id, strict=True)]
 
 
 def _centred(rows: torch.Tensor) -> torch.Tensor:

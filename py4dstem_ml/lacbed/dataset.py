@@ -16,6 +16,7 @@ from torch import nn
 from ..physics.structures import name_hash, prototype_class
 from ..progress import progress_bar
 from ..shards import shards_of
+from ..training import TensorBatch
 from .bragg_lines import quadrant, unfolded
 from .library import RANDOM, read_pictures
 from .linenet import LineGenerator
@@ -133,7 +134,7 @@ def _columns_of(file: h5py.File) -> dict[str, npt.NDArray]:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class Batch(TensorBatch):
     """Crystals of a library in natural units.
 
     Attributes
@@ -150,10 +151,6 @@ class Batch:
     pattern: torch.Tensor
     few: torch.Tensor
     tau: torch.Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
-        return Batch(*(value.to(device) for value in vars(self).values()))
 
     def given_to(self, network: nn.Module) -> tuple[torch.Tensor, ...]:
         """What a network takes."""

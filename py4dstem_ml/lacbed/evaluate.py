@@ -22,7 +22,7 @@ from torch import nn
 from ..compute import mixed_precision, pick_device
 from ..progress import progress_bar
 from ..tables import Row, markdown_table
-from .atlas import Atlas
+from .atlas import Atlas, names_of
 from .bragg_lines import unfolded
 from .dataset import SPLIT_RULE, Batch, LacbedData, batch_of, split_materials
 from .explain import Explanation, best_explained
@@ -339,8 +339,8 @@ def evaluate(
         if not (atlas and readers):
             raise ValueError("explanations need an atlas and a network that reads; name both")
         trained = parts["train"]
-        names = zip(data.formula[trained], data.material_id[trained], strict=True)
-        known = Atlas.load(atlas).only({f"{formula} ({name})" for formula, name in names})
+        names = names_of(data.formula[trained], data.material_id[trained])
+        known = Atlas.load(atlas).only(set(names))
     for name, network in loaded.items():
         if network.metadata.get("split_rule") != SPLIT_RULE:
             raise ValueError(

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 
 from ..physics.crystal import Crystal
-from ..physics.projection import projected_potential
 from .atlas import Atlas
 from .bragg_lines import unfolded
 from .bright_field import BrightField, coefficients_of
-from .natural import depth, strength_per_volt
+from .natural import depth, natural_potential, strength_per_volt
 from .scores import likeness
 
 #: Known crystals that are tried.
@@ -79,7 +78,8 @@ def best_explained(
     crystals = [atlas[number] for number in atlas.nearest(wanted, tau, candidates)]
     potentials = [
         torch.from_numpy(reading) * unit,
-        *(_in_natural_units(crystal, len(reading), energy_ev) for crystal in crystals),
+        # As patterns know them: of their own lattice constants.
+        *(natural_potential(crystal, len(reading), energy_ev).float() for crystal in crystals),
     ]
     engine = _engine(len(pattern), half_width, len(reading))
     with torch.no_grad():
@@ -91,12 +91,6 @@ def best_explained(
         (potentials[best] / unit).numpy(), images[best].numpy(), float(likenesses[best]),
         [None, *crystals][best],
     )  # fmt: skip
-
-
-def _in_natural_units(crystal: Crystal, pixels: int, energy_ev: float) -> torch.Tensor:
-    """A crystal's potential as patterns know it: of its own lattice constant."""
-    potential = torch.from_numpy(projected_potential(crystal, pixels).potential).float()
-    return potential * strength_per_volt(float(crystal.lattice[0, 0]), energy_ev)
 
 
 @cache

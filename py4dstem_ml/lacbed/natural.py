@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..physics.crystal import Crystal
 from ..physics.electrons import POTENTIAL_VOLT_ANGSTROM2, lorentz_factor, wavelength
+from ..physics.projection import projected_potential
 
 Number = TypeVar("Number", float, npt.NDArray[np.float64])
 
@@ -33,6 +35,13 @@ def depth(a: Number, thickness: Number, energy_ev: float) -> Number:
 def strength_per_volt(a: Number, energy_ev: float) -> Number:
     """Return what turns a projected potential in V·Å of one cell into u."""
     return lorentz_factor(energy_ev) * a / (pi * POTENTIAL_VOLT_ANGSTROM2)
+
+
+def natural_potential(crystal: Crystal, pixels: int, energy_ev: float) -> torch.Tensor:
+    """Return the projected potential u (pixels, pixels) of a cubic crystal, float64."""
+    a = float(torch.linalg.norm(crystal.lattice[0]))
+    potential = projected_potential(crystal, pixels).potential
+    return torch.from_numpy(potential) * strength_per_volt(a, energy_ev)
 
 
 def conditions(tau: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:

@@ -331,10 +331,10 @@ def train(
     try:
         _follow(trainer, stream, metadata, parts["validation"], save_every_s)
     except KeyboardInterrupt:
-        trainer.save(_described(metadata, trainer))
+        trainer.save(trainer.described(metadata))
         logger.info("interrupted at step %d, which --resume goes on from", trainer.step)
         raise
-    return trainer.save(_described(metadata, trainer))
+    return trainer.save(trainer.described(metadata))
 
 
 def _follow(
@@ -345,7 +345,7 @@ def _follow(
         return {"loss": trainer.train_step(batch.to(trainer.device))}
 
     def save() -> None:
-        trainer.save(_described(metadata, trainer))
+        trainer.save(trainer.described(metadata))
         if len(watched):
             average = trainer.average.module
             value = watched_likeness(average, stream.data, watched, trainer.device)
@@ -354,11 +354,6 @@ def _follow(
 
     trainer.network.train()
     trainer.follow(stream, step, save, save_every_s=save_every_s)
-
-
-def _described(metadata: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
-    samples = trainer.step * trainer.config.batch_size
-    return {**metadata, "patterns_seen": samples, "seconds": round(trainer.seconds)}
 
 
 def add_arguments(parser: ArgumentParser) -> None:

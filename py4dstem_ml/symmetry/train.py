@@ -21,7 +21,7 @@ from torch import nn
 
 from ..compute import mixed_precision, pick_device
 from ..physics.structures import cached_table
-from ..training import Run, add_run_arguments, prefetched
+from ..training import Run, TensorBatch, add_run_arguments, prefetched
 from .augment import PEAKS, Augmentation, AugmentConfig
 from .calibration import calibrate
 from .crystal_classes import SYSTEMS
@@ -86,7 +86,7 @@ class TrainConfig:
 
 
 @dataclass
-class Bags:
+class Bags(TensorBatch):
     """A batch: lists (bags, lists, k, 3), which are there, and what is true of each bag."""
 
     peaks: torch.Tensor
@@ -94,10 +94,6 @@ class Bags:
     system: torch.Tensor
     group: torch.Tensor
     lattice: torch.Tensor
-
-    def to(self, device: torch.device) -> Bags:
-        """Return the batch on a device."""
-        return Bags(*(value.to(device) for value in vars(self).values()))
 
 
 class BagStream:

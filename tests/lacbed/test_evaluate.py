@@ -352,17 +352,16 @@ def test_refined_explanations_are_of_trained_crystals_too(
     assert len(asked) == 5 and all(names == trained for _, names, _ in asked)
 
 
-@pytest.mark.parametrize("given", ["no atlas", "no network that reads"])
-@pytest.mark.parametrize("refined", [0, 2])
+@pytest.mark.parametrize(
+    ("given", "refined"),
+    [("no atlas", 2), ("no network that reads", 0), ("no network that reads", 2)],
+)
 def test_explanations_need_an_atlas_and_a_network_that_reads(
     given, refined, small_library, forward_file, inverse_file, atlas_file
 ):
-    options = {"atlas": str(atlas_file), "refined": refined}
-    network = forward_file
+    atlas, network = str(atlas_file), forward_file
     if given == "no atlas":
-        if not refined:
-            pytest.skip("nothing is to be explained")
-        options["atlas"], network = None, inverse_file
+        atlas, network = None, inverse_file
     with pytest.raises(ValueError, match="need an atlas and a network that reads") as error:
-        evaluate([small_library], [network], **options, progress=False)
+        evaluate([small_library], [network], atlas=atlas, refined=refined, progress=False)
     assert "\n" not in str(error.value)
