@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,10 @@ from .natural import depth, natural_potential, strength_per_volt
 from .scores import likeness
 
 #: Known crystals that are tried.
-CANDIDATES = 4
+CANDIDATES = 8
+#: Of them and the reading the best are tried weaker and stronger, too: a crystal of like structure
+#: has other elements.
+_BEST, _STRENGTHS = 2, (0.9, 1.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +38,9 @@ class Explanation:
     likeness : float
         R of that and the bright field that was given, see `scores.likeness`.
     crystal : Crystal or None
-        The known crystal whose potential it is, in units of its own cell: patterns are alike at
-        another lattice constant, too, and so may be those of other elements. None: the network
-        read the potential.
+        The known crystal whose potential it is, in units of its own cell and up to a factor of a
+        tenth: patterns are alike at another lattice constant, too, and so may be those of other
+        elements. None: the network read the potential.
     """
 
     potential: npt.NDArray[np.float32]
@@ -76,21 +80,25 @@ def best_explained(
     wanted, tau = torch.from_numpy(pattern), depth(a, thickness, energy_ev)
     unit = strength_per_volt(a, energy_ev)
     crystals = [atlas[number] for number in atlas.nearest(wanted, tau, candidates)]
-    potentials = [
-        torch.from_numpy(reading) * unit,
+    tried = [
+        (torch.from_numpy(reading) * unit, None),
         # As patterns know them: of their own lattice constants.
-        *(natural_potential(crystal, len(reading), energy_ev).float() for crystal in crystals),
+        *((natural_potential(one, len(reading), energy_ev).float(), one) for one in crystals),
     ]
     engine = _engine(len(pattern), half_width, len(reading))
-    with torch.no_grad():
-        images = [engine(coefficients_of(u), torch.tensor([tau])) for u in potentials]
-    images = unfolded(torch.cat(images))
-    likenesses = likeness(images, wanted)
-    best = int(likenesses.argmax())
-    return Explanation(
-        (potentials[best] / unit).numpy(), images[best].numpy(), float(likenesses[best]),
-        [None, *crystals][best],
-    )  # fmt: skip
+
+    def judged(u: torch.Tensor, crystal: Crystal | None) -> Explanation:
+        with torch.no_grad():
+            image = unfolded(engine(coefficients_of(u), torch.tensor([tau])))
+        alike = float(likeness(image, wanted))
+        return Explanation((u / unit).numpy(), image[0].numpy(), alike, crystal)
+
+    found = [judged(*one) for one in tried]
+    order = sorted(range(len(tried)), key=lambda i: found[i].likeness, reverse=True)
+    for number, strength in product(order[:_BEST], _STRENGTHS):
+        u, crystal = tried[number]
+        found.append(judged(u * strength, crystal))
+    return max(found, key=lambda one: one.likeness)
 
 
 @cache

@@ -1,9 +1,10 @@
-"""Make the atlas of known crystals from a table of them."""
+"""Make the atlas of known crystals from tables of them."""
 
 from __future__ import annotations
 
 import logging
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +26,18 @@ _DIRECTIONS, _WAVES = 64, 6
 
 
 def fit(
-    structures: str | Path,
+    structures: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     config: LibraryConfig | None = None,
     progress: bool | None = None,
 ) -> Path:
-    """Make an atlas of all cubic crystals of a table, and write it.
+    """Make an atlas of all cubic crystals of some tables, and write it.
 
     Parameters
     ----------
-    structures : str or Path
-        Table of crystals (.npz).
+    structures : str, Path or sequence of them
+        Tables of crystals (.npz).
     output : str or Path
         ``*.safetensors``.
     config : LibraryConfig, optional
@@ -47,14 +48,17 @@ def fit(
     Raises
     ------
     ValueError
-        If the table lacks a column, or holds no cubic crystal.
+        If a table lacks a column, or holds no cubic crystal.
     """
-    table = CrystalTable(structures)
-    numbers = np.sort(cubic_crystals(table, seed=0))
-    if not len(numbers):
-        raise ValueError(f"{structures} holds no cubic crystal")
-    names = names_of(table.formula[numbers], table.field("material_id")[numbers])
-    crystals = [table[i] for i in numbers.tolist()]
+    paths = [structures] if isinstance(structures, str | Path) else list(structures)
+    crystals, names = [], []
+    for path in paths:
+        table = CrystalTable(path)
+        numbers = np.sort(cubic_crystals(table, seed=0))
+        if not len(numbers):
+            raise ValueError(f"{path} holds no cubic crystal")
+        names += names_of(table.formula[numbers], table.field("material_id")[numbers])
+        crystals += [table[i] for i in numbers.tolist()]
     return atlas_of(crystals, names, config or LibraryConfig(), progress).save(output)
 
 
@@ -97,7 +101,7 @@ def atlas_of(
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare ``py4dstem-ml fit lacbed``."""
-    parser.add_argument("--structures", required=True, help="table of crystals (.npz)")
+    parser.add_argument("--structures", required=True, nargs="+", help="tables of crystals (.npz)")
     parser.add_argument("--output", required=True, help="*.safetensors")
 
 

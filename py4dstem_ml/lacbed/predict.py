@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import map_coordinates
 from torch import nn
 
 from .. import weights
@@ -23,6 +22,7 @@ from .atlas import Atlas
 from .explain import Explanation, best_explained
 from .natural import depth, strength_per_volt
 from .network import load_network
+from .pictures import on_directions, sound_pictures
 from .scores import at_best_origin
 
 _log = logging.getLogger(__name__)
@@ -37,8 +37,6 @@ _ATLAS = "lacbed-atlas"
 #: R below which an explanation is doubtful: patterns that are off centre by a sixteenth of their
 #: side, or turned, seldom reach it.
 _DOUBTFUL = 0.8
-#: Pixels within 8 a*, as a share of the network's own, below which there is nothing to see.
-_FEWEST = 0.25
 #: Pictures that are worked on at once.
 _AT_ONCE = 64
 
@@ -123,32 +121,6 @@ class _Predictor(LazyModel):
         return np.concatenate(found)
 
 
-def _checked(pictures: npt.ArrayLike, what: str) -> npt.NDArray[np.float32]:
-    """Pictures (..., H, W) that hold something, as float32.
-
-    Raises
-    ------
-    ValueError
-        If they are not square, not real, not finite, or constant.
-    """
-    if np.ma.is_masked(pictures):
-        raise ValueError(f"the {what} is masked: replace what is hidden, e.g. by its neighbours")
-    found = np.asarray(pictures)
-    if found.ndim < 2 or found.shape[-1] != found.shape[-2] or found.shape[-1] < 8:
-        raise ValueError(
-            f"a {what} is a square picture, or a stack of them (..., n, n); this has the shape "
-            f"{found.shape}"
-        )
-    if found.dtype.kind not in "buif":
-        raise ValueError(f"a {what} is of real numbers, not {found.dtype}")
-    found = found.astype(np.float32)
-    if not np.isfinite(found).all():
-        raise ValueError(f"the {what} holds NaN or infinite values; replace them first")
-    if (np.ptp(found, axis=(-2, -1)) <= 1e-6 * np.abs(found).max((-2, -1))).any():
-        raise ValueError(f"the {what} is constant: there is nothing to read")
-    return found
-
-
 class LacbedGenerator(_Predictor):
     """Generates the [001] bright-field LACBED pattern of a cubic crystal from its potential.
 
@@ -207,7 +179,7 @@ class LacbedGenerator(_Predictor):
             If the picture is not of this size, not finite or constant, or a, the thickness or
             the voltage is outside the training range.
         """
-        found = _checked(potential, "projected potential")
+        found = sound_pictures(potential, "projected potential")
         self.refuse_conditions(a, thickness, energy_ev)
         if found.shape[-1] != self.pixels:
             raise ValueError(
@@ -436,28 +408,12 @@ class PotentialPredictor(_Predictor):
         pixel_size: float | None,
     ) -> tuple[tuple[int, ...], npt.NDArray[np.float32]]:  # fmt: skip
         """The stack's shape, and the patterns (n, pixels, pixels) on the network's directions."""
-        patterns = _checked(pattern, "pattern")
+        patterns = sound_pictures(pattern, "pattern")
         self.refuse_conditions(a, thickness, energy_ev)
         flat = patterns.reshape(-1, *patterns.shape[-2:])
-        side = flat.shape[-1]
-        size = 2.0 * self.half_width / (side * a) if pixel_size is None else float(pixel_size)
-        if not 0.0 < size < np.inf:
-            raise ValueError(f"pixel_size is in 1/Å and above 0, not {pixel_size}")
-        wanted = 2.0 * self.half_width / (self.pixels * a)
-        if wanted / size < _FEWEST:
-            raise ValueError(
-                f"only {2.0 * self.half_width / (size * a):.2g} pixels of the pattern lie within "
-                f"{self.half_width:g} a*: is pixel_size, {size:g}, in 1/Å?"
-            )
-        reach = 0.5 * side * size
-        if reach < self.half_width / a * (1.0 - 0.5 / self.pixels):
-            raise ValueError(
-                f"the pattern reaches {reach:.3g} 1/Å from the axis, but the network looks at "
-                f"{self.half_width / a:.3g} 1/Å, {self.half_width:g} reciprocal lattice vectors"
-            )
-        # Of any unit: squares of very small or large numbers leave what float32 can hold.
-        flat = flat / flat.std((1, 2), dtype=np.float64, keepdims=True).astype(np.float32)
-        return patterns.shape[:-2], _resampled(flat, size, self.pixels, wanted)
+        return patterns.shape[:-2], on_directions(
+            flat, a=a, pixels=self.pixels, half_width=self.half_width, pixel_size=pixel_size
+        )
 
 
 def _with_dropout(network: nn.Module) -> nn.Module:
@@ -469,19 +425,3 @@ def _with_dropout(network: nn.Module) -> nn.Module:
     for layer in layers:
         layer.train()
     return copied
-
-
-def _resampled(
-    pictures: npt.NDArray[np.float32], size: float, pixels: int, wanted: float
-) -> npt.NDArray[np.float32]:
-    """Pictures (n, H, W) about the same centre with other pixels, averaged if these are larger."""
-    side = pictures.shape[-1]
-    if side == pixels and abs(size / wanted - 1.0) < 1e-6:
-        return pictures
-    finer = max(1, int(np.ceil(wanted / size - 1e-6)))
-    fine = (np.arange(pixels * finer) - 0.5 * (pixels * finer - 1)) * (wanted / finer)
-    place = fine / size + 0.5 * (side - 1)
-    grid = np.stack(np.meshgrid(place, place, indexing="ij"))
-    drawn = np.array([map_coordinates(one, grid, order=1, mode="nearest") for one in pictures])
-    drawn = drawn.reshape(len(pictures), pixels, finer, pixels, finer)
-    return drawn.mean((2, 4)).astype(np.float32)

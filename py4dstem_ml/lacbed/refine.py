@@ -13,6 +13,7 @@ from ..progress import progress_bar
 from .bragg_lines import quadrant, unfolded
 from .bright_field import FINE, BrightField
 from .natural import depth, strength_per_volt
+from .pictures import on_directions, sound_pictures
 from .scores import likeness, pearson
 
 #: A pattern that agrees so well with its transpose has a square's diagonals.
@@ -48,6 +49,7 @@ def refine_potential(
     thickness: float,
     energy_ev: float = 200e3,
     half_width: float = 8.0,
+    pixel_size: float | None = None,
     steps: int = 30,
     highest: int = 12,
     progress: bool | None = None,
@@ -58,13 +60,16 @@ def refine_potential(
     ----------
     potential : array_like, shape (n, n)
         V·Å of one cell, as `PotentialPredictor` reads it from the pattern.
-    pattern : array_like, shape (pixels, pixels)
-        Of any scale; reaches ``half_width`` a* from the axis.
+    pattern : array_like, shape (m, m)
+        Of any scale, centred on [001].
     a, thickness : float
         Å.
     energy_ev : float
     half_width : float
-        In reciprocal lattice vectors, each a whole number of pixels.
+        How far the pattern is compared, in reciprocal lattice vectors of a whole number of pixels.
+    pixel_size : float, optional
+        Of the pattern in 1/Å; it is resampled to as many pixels as the potential has. None: it
+        reaches just ``half_width`` a* from the axis.
     steps : int
         Of the quasi-Newton descent (L-BFGS); 0: only compare.
     highest : int
@@ -79,8 +84,9 @@ def refine_potential(
     Raises
     ------
     ValueError
-        If the pictures are not square, not finite, or the pattern has pixels that do not divide
-        a reciprocal lattice vector; if a, the thickness or the voltage cannot be.
+        If the pictures are not square, not finite or constant, the pattern does not reach far
+        enough or its pixels do not divide a reciprocal lattice vector; if a, the thickness or the
+        voltage cannot be.
 
     Notes
     -----
@@ -88,24 +94,25 @@ def refine_potential(
     are left out. A bright field has both mirrors; the potential keeps those, or the glide lines,
     that it has the more of, and a square's diagonals where the pattern has them.
     """
-    given, wanted = (torch.as_tensor(np.asarray(x, dtype=np.float64)) for x in (potential, pattern))
-    for picture, name in ((given, "potential"), (wanted, "pattern")):
-        if picture.ndim != 2 or picture.shape[0] != picture.shape[1]:
-            raise ValueError(f"the {name} must be one square picture, not {tuple(picture.shape)}")
-        if not bool(torch.isfinite(picture).all()):
-            raise ValueError(f"the {name} holds NaN or infinite values")
-    if np.ma.is_masked(pattern):
-        raise ValueError("the pattern is masked: replace what is hidden, e.g. by its neighbours")
+    given = sound_pictures(potential, "potential")
+    seen = sound_pictures(pattern, "pattern")
+    for picture, name in ((given, "potential"), (seen, "pattern")):
+        if picture.ndim != 2:
+            raise ValueError(f"one {name} is refined at a time, not a stack {picture.shape}")
     if not all(0.0 < x < np.inf for x in (a, thickness, energy_ev - 1e4)) or steps < 0:
         raise ValueError(
             f"a = {a:g} Å, thickness = {thickness:g} Å and steps = {steps} must be positive, the "
             f"voltage, {energy_ev:g} V, above 10 kV"
         )
-    wanted = wanted / wanted.std().clamp(min=1e-300)
-    engine = BrightField(len(wanted), half_width, FINE, len(given))
+    pixels = len(seen) if pixel_size is None else len(given)
+    seen = on_directions(
+        seen[None], a=a, pixels=pixels, half_width=half_width, pixel_size=pixel_size
+    )[0]
+    given, whole = torch.from_numpy(given).double(), torch.from_numpy(seen)
+    engine = BrightField(pixels, half_width, FINE, len(given))
     tau = torch.tensor([depth(a, thickness, energy_ev)])
     scale = strength_per_volt(a, energy_ev)
-    whole, wanted = wanted.float(), quadrant(wanted).float()
+    wanted = quadrant(whole)
     spectrum = scale * torch.fft.fft2(given, norm="forward").real
     square = float(pearson(wanted, wanted.T)) > _SQUARE
     symmetrise = _symmetry(spectrum, square)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from py4DSTEM.data import DiffractionSlice
     from py4DSTEM.process.diffraction import Crystal
 
-#: Half the side of an image, in lattice vectors, where none is given: 9 pixels of 128 a vector.
-_HALF_SIDE = 64 / 9
+#: Half the side of an image, in lattice vectors, where none is given: as far as the networks look.
+_HALF_SIDE = 8.0
 #: mrad; what is beyond is no column of a microscope.
 _WIDEST = 200.0
 
@@ -47,8 +47,8 @@ def generate_lacbed(
     accelerating_voltage : float
         V.
     semiangle_mrad : float, optional
-        Half the side of the square of directions. None: 7.1 of the zone's shortest reciprocal
-        vectors, about 0.18 / a rad at 200 kV for a cubic crystal along [001]. Small squares, where
+        Half the side of the square of directions. None: 8 of the zone's shortest reciprocal
+        vectors, about 0.20 / a rad at 200 kV for a cubic crystal along [001]. Small squares, where
         no directions a lattice vector apart share their work, take tens of seconds: for a few mrad
         take `py4dstem_ml.physics.patterns.cbed`.
     pixels : int

@@ -76,8 +76,11 @@ def test_refined_potentials_keep_their_mirrors_and_extinctions():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"potential": np.ones((2, 16, 16))}, "potential must be one square picture"),
-        ({"pattern": np.ones((16, 12))}, r"pattern must be one square picture, not \(16, 12\)"),
+        ({"potential": np.stack([np.eye(16)] * 2)}, "one potential is refined at a time"),
+        ({"pattern": np.ones((16, 12))}, r"a pattern is a square picture.*\(16, 12\)"),
+        ({"pattern": np.ones((16, 16))}, "the pattern is constant"),
+        ({"pattern": np.ma.masked_less(np.eye(16), 0.5)}, "the pattern is masked"),
+        ({"pattern": np.eye(16), "pixel_size": 0.01}, "only|looked at"),
         ({"potential": np.full((16, 16), np.nan)}, "the potential holds NaN"),
         ({"pattern": np.full((16, 16), np.inf)}, "the pattern holds NaN"),
         ({"pattern": np.eye(18)}, "whole number of pixels"),
@@ -132,6 +135,20 @@ def test_likenesses_are_of_the_whole_pattern(read):
         folded = sum(np.flip(pattern, axes) for axes in ((), (0,), (1,), (0, 1)))
         folded = np.corrcoef(picture.ravel(), folded.ravel())[0, 1]
         assert abs((1 + folded) / 2 - said) > 0.02
+
+
+@pytest.mark.usefixtures("few_beams")
+def test_a_pattern_of_finer_pixels_that_reaches_farther_is_resampled(read):
+    potential, _, given = read
+    truth = {**given, "steps": 0}
+    exact = refine_potential(potential, np.eye(16), **truth).pattern
+    # Each pixel as two by two, and a frame around that is looked past.
+    finer = np.pad(np.kron(exact, np.ones((2, 2))), 8, mode="edge")
+    size = 2 * 2.0 / (32 * given["a"])
+    found = refine_potential(potential, finer, pixel_size=size, **truth)
+    assert found.pattern.shape == (16, 16) and found.likeness > 0.98
+    told_wrong = refine_potential(potential, finer, **truth)
+    assert told_wrong.likeness < found.likeness - 0.1
 
 
 @pytest.mark.parametrize("unit", [1e-20, 1e25])

@@ -33,7 +33,7 @@ def test_disks_are_the_engines():
 def test_one_thickness_is_an_image_that_is_saved(tmp_path):
     disk = GOLD.generate_lacbed(300, pixels=16)[0, 0, 0]
     assert disk.shape == (16, 16) and disk.calibration.get_Q_pixel_units() == "A^-1"
-    assert disk.calibration.get_Q_pixel_size() == pytest.approx(2 / 16 * 64 / 9 / 4.08)
+    assert disk.calibration.get_Q_pixel_size() == pytest.approx(2 / 16 * 8 / 4.08)
     emdfile.save(tmp_path / "a.h5", disk)
     again = emdfile.read(tmp_path / "a.h5")
     np.testing.assert_array_equal(again.data, disk.data)
