@@ -5,6 +5,7 @@ from ..lazy import lazy_names
 _MODULES = {
     "dataset": ("TARGETS", "CbleedData"),
     "images": ("Screen", "normalised", "resampled"),
+    "library": ("LibraryConfig", "Physics", "simulate_disks"),
     "live": ("Frame", "follow"),
     "plot": ("plot_latent", "plot_latent_sizes", "plot_predictions", "plot_reconstructions"),
     "predict": ("COLUMNS", "CBLEEDAutoencoder", "CBLEEDRegressor"),

@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..physics.leed.cbleed import beams_up_to, cbleed
+from ..physics.leed.surfaces import silicon_001
 from ..tables import Row, markdown_table
 from .augment import Disturbance, counted, disturbed
 from .dataset import SPLIT_RULE, TARGETS, Between, CbleedData, Floats, split
 from .fit import FitConfig, fit_regressors
-from .images import normalised
+from .images import Screen, normalised
 from .intervals import LEVELS
 from .library import PHYSICS
 from .limits import cramer_rao
@@ -46,6 +48,8 @@ _ABSOLUTE = float(np.sqrt(2 / np.pi))
 #: Patterns that the Cramér-Rao limit is averaged over.
 _LIMITED = 200
 _AT_ONCE = 256
+#: Patterns of surfaces that a reader does not know.
+_UNKNOWN = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +175,22 @@ def shift_row(name: str, reader: Reader, images: torch.Tensor, truth: Floats) ->
     row["flagged %"] = round(100 * float((reading.novelty > 1).mean()), 1)
     row["novelty, median"] = float(np.median(reading.novelty))
     return row
+
+
+def unreconstructed(screen: Screen, energies_ev: Sequence[float]) -> torch.Tensor:
+    """Return patterns of the (1x1) surface of silicon (001), which no reader was trained on."""
+    surface, beams = silicon_001("1x1"), beams_up_to(1, 1)
+    drawn = [screen.drawn(cbleed([surface], energy, beams=beams)) for energy in energies_ev]
+    return torch.from_numpy(np.concatenate(drawn))
+
+
+def unknown_row(name: str, reader: Reader, images: torch.Tensor) -> Row:
+    """Return the novelty of patterns that have no truth to be read."""
+    novelty = reader.read(images).novelty
+    return {
+        "patterns": name, "flagged %": round(100 * float((novelty > 1).mean()), 1),
+        "novelty, median": float(np.median(novelty)),
+    }  # fmt: skip
 
 
 def latency_ms(reader: Reader, image: npt.NDArray, repeats: int = 30) -> float:
@@ -391,6 +411,11 @@ def _shifts(
     for folder in shifts:
         other = _thinned(read([folder]), patterns)
         rows.append(shift_row(_named(other, folder), reader, other.images, other.labels))
+    energies = np.linspace(*np.array(reader.metadata["ranges"])[:, 0], _UNKNOWN)
+    strange = unreconstructed(reader.screen, energies.tolist())
+    rows.append(unknown_row("unreconstructed surface, (1x1)", reader, strange))
+    dim = torch.rand(test.images[:_UNKNOWN].shape, generator=generator)
+    rows.append(unknown_row("noise", reader, dim))
     columns = (
         "patterns", "energy MAE eV", "energy bias eV", "height MAE Å", "length MAE Å",
         "dimers right %", "flagged %", "novelty, median",

@@ -166,8 +166,23 @@ def _steps(bounds: tuple[float, float, float]) -> npt.NDArray[np.float64]:
     return np.round(first + step * np.arange(round((last - first) / step) + 1), 9)
 
 
-def simulate_disks(energy_ev: float, structures: Structures, config: LibraryConfig) -> Disks:
+def simulate_disks(
+    energy_ev: float, structures: npt.ArrayLike, config: LibraryConfig | None = None
+) -> Disks:
     """Return the disks of structures (n, 3), see `RECONSTRUCTIONS`, at one energy.
+
+    Parameters
+    ----------
+    energy_ev : float
+    structures : array_like, shape (n, 3)
+        0 or 1 for symmetric or buckled dimers, height and length displacement in Å.
+    config : LibraryConfig, optional
+        Of which physics, disks and nodes count.
+
+    Raises
+    ------
+    ValueError
+        If structures have another shape or kind, or the energy is not positive.
 
     Examples
     --------
@@ -175,7 +190,17 @@ def simulate_disks(energy_ev: float, structures: Structures, config: LibraryConf
     >>> simulate_disks(40.0, [[0, 0.1, 0.0]], fast).reflectivity.shape
     (1, 15, 4, 4)
     """
-    physics = config.physics
+    config = config or LibraryConfig()
+    physics, structures = config.physics, np.asarray(structures, dtype=float)
+    if structures.ndim != 2 or structures.shape[1] != 3:
+        raise ValueError(
+            "a structure is three numbers, kind, height and length: an array (n, 3), not "
+            f"{structures.shape}"
+        )
+    if not 0 < energy_ev < np.inf:
+        raise ValueError(f"an energy is above 0 eV; not {energy_ev!r}")
+    if not np.isin(structures[:, 0], range(len(RECONSTRUCTIONS))).all():
+        raise ValueError("a structure's kind is 0 for symmetric dimers or 1 for buckled ones")
     atom = silicon(physics.u_rms, physics.alpha)
     surfaces = [
         silicon_001(RECONSTRUCTIONS[int(kind)], height=height, length=length, atom=atom)
@@ -194,7 +219,7 @@ def simulate_disks(energy_ev: float, structures: Structures, config: LibraryConf
         "multiple_scattering": physics.multiple_scattering,
     }  # fmt: skip
     # Surfaces of one kind share what lies below the dimers, and their mirrors.
-    kinds = np.asarray(structures)[:, 0]
+    kinds = structures[:, 0]
     values = None
     for kind in np.unique(kinds):
         these = np.flatnonzero(kinds == kind)

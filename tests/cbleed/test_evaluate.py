@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_cbleed import QUICK
+from tiny_cbleed import QUICK, SCREEN
 
 from py4dstem_ml import cli
 from py4dstem_ml.cbleed import evaluate
@@ -74,7 +74,8 @@ def test_one_command_prints_all(tiny_library, random_library, trained, tmp_path,
         "at known inner potential", "off the grid, all energies, 12 patterns",
         "the grid at energies never trained on", "| tiny, extra trees | 1e+04 |",
         "| PCA-32, nusvr | none |", "| Cramér-Rao limit (median) | 1e+05 |",
-        "| both tilts of the dimers |", "| 1e+05 | 90 |", "one image on one core takes",
+        "| both tilts of the dimers |", "| unreconstructed surface, (1x1) | - |", "| noise | - |",
+        "| 1e+05 | 90 |", "one image on one core takes",
     ):  # fmt: skip
         assert text in printed, text
     assert "| paper, KNN |" not in printed  # another split
@@ -88,3 +89,11 @@ def test_what_was_trained_on_is_no_test(tiny_library, random_library, reader_fil
             [tiny_library], [reader_file], off_grid=[tiny_library], with_baselines=False,
             progress=False,
         )  # fmt: skip
+
+
+def test_a_surface_without_reconstruction_has_no_half_orders():
+    image = evaluate.unreconstructed(SCREEN, [46.0])[0].numpy()
+    y = (np.arange(32) - 15.5) * SCREEN.pixel_size / 0.818  # in half orders
+    assert image.shape == (32, 32) and image.sum() == pytest.approx(1, rel=1e-5)
+    dark = np.abs(np.abs(y) - 1) < 0.4
+    assert image[:, dark].sum() == 0 and image[:, np.abs(y) < 0.4].sum() > 0.1

@@ -106,3 +106,17 @@ def test_the_command_line_simulates(tmp_path, monkeypatch):
     assert cli.main([*words, "--nodes", "4", "--shards", "1", "--processes", "1"]) == 0
     disks, structures = read_shard(tmp_path / "cbleed-000000.h5")
     assert disks.energy_ev == 50 and structures.tolist() == [[0, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("energy", "structures", "message"),
+    [
+        (50.0, [1, 0.0, 0.0], "an array"), (50.0, [[1, 0.0]], "an array"),
+        (0.0, [[1, 0.0, 0.0]], "above 0 eV"), (np.nan, [[1, 0.0, 0.0]], "above 0 eV"),
+        (50.0, [[2, 0.0, 0.0]], "0 for symmetric"), (50.0, [[0.5, 0.0, 0.0]], "0 for symmetric"),
+    ],
+)  # fmt: skip
+def test_what_is_no_structure_is_refused(energy, structures, message):
+    with pytest.raises(ValueError, match=message) as error:
+        simulate_disks(energy, structures)
+    assert "\n" not in str(error.value)
