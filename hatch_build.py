@@ -13,8 +13,8 @@ else:
     import tomli as tomllib
 
 
-#: Package indexes take no larger file without asking, and not everyone has a fast line.
-LARGEST_WHEEL_BYTES = 60_000_000
+#: Package indexes take files of 100 MB without asking, and not everyone has a fast line.
+LARGEST_WHEEL_BYTES = 90_000_000
 
 
 class BundledWeights(BuildHookInterface):

@@ -3,8 +3,8 @@
 #
 #   OUT=runs TIME=3600 bash benchmarks/lacbed_recipe.sh structures_icsd.npz structures_cubic_extra.npz
 #
-# The atlas of known crystals is of the first table. TIME: seconds for each of the seven networks. SIZE: full, or compact without a GPU. SHARDS: so many
-# shards of each table instead of all. PYTHON: needs torch, numpy, scipy, h5py and safetensors.
+# TIME: seconds for each of the seven networks. SIZE: full, or compact without a GPU. SHARDS: so many shards of
+# each table instead of all. PYTHON: needs torch, numpy, scipy, h5py and safetensors.
 # Broken off? The same line again: shards that are there are kept, and runs go on from their checkpoint.
 set -euo pipefail
 OUT=${OUT:-runs} TIME=${TIME:-3600} SIZE=${SIZE:-full} PYTHON=${PYTHON:-python3}
@@ -32,6 +32,6 @@ train l1-forward pix2pix.forward --plain
 train l1-inverse pix2pix.inverse --plain
 SIZE=compact train vae vae.forward
 
-ml fit lacbed --structures "${tables[0]}" --output "$OUT/atlas.safetensors"
+ml fit lacbed --structures "${tables[@]}" --output "$OUT/atlas.safetensors"
 ml evaluate lacbed --library "${folders[@]}" --weights "$OUT"/{forward,inverse,gan-*,l1-*,vae}/*.*.*.safetensors \
     --atlas "$OUT/atlas.safetensors" --refined 40 --output "$OUT/table.md"

@@ -69,6 +69,15 @@ def test_equal_tables_are_equal_files(structures, atlas_file, tmp_path):
     assert path.read_bytes() == atlas_file.read_bytes()
 
 
+def test_several_tables_are_one_atlas(tmp_path):
+    tables = [
+        write_table(tmp_path / f"{n}.npz", rows) for n, rows in enumerate((ROWS[:3], ROWS[3:]))
+    ]
+    found = Atlas.load(fit(tables, tmp_path / "atlas.safetensors", config=CONFIG, progress=False))
+    assert found.a.tolist() == [row.a for row in ROWS] and len(found.names) == len(ROWS)
+    assert found[4].numbers.tolist() == ROWS[4].numbers
+
+
 def test_other_tables_are_other_files(structures, atlas_file, tmp_path):
     with np.load(structures) as file:
         lattice = file["lattice"] * 1.01
