@@ -99,7 +99,10 @@ class Atlas:
         count : int
         """
         seen = _centred(quadrant(pattern).flatten()[self.places])
-        correlation = _centred(self.intensities(tau)) @ seen
+        if tau not in self._last:
+            self._last.clear()
+            self._last[tau] = _centred(self.intensities(tau))
+        correlation = self._last[tau] @ seen
         return correlation.topk(min(count, len(self))).indices.tolist()
 
     def only(self, names: Container[str]) -> Atlas:
@@ -113,6 +116,11 @@ class Atlas:
             levels=self.levels[kept], shares=self.shares[kept],
             names=[self.names[number] for number in kept],
         )  # fmt: skip
+
+    @cached_property
+    def _last(self) -> dict[float, torch.Tensor]:
+        """What patterns of the last depth are compared with: those of a stack have one."""
+        return {}
 
     @cached_property
     def _waves(self) -> tuple[torch.Tensor, torch.Tensor]:
