@@ -3,12 +3,12 @@
 #
 #   OUT=runs TIME=3600 bash benchmarks/cbleed_recipe.sh
 #
-# TIME: seconds for the autoencoder; the direct regressor and the paper's split take a third of it, each of the
-# seven latent sizes a tenth. ENERGIES: how many of each other physics. PYTHON: needs torch, numpy, scipy, h5py,
+# TIME: seconds for the autoencoder; the direct regressor and the paper's split take a fifth of it, each of the
+# seven latent sizes a twentieth. ENERGIES: how many of each other physics. PYTHON: needs torch, numpy, scipy, h5py,
 # safetensors, scikit-learn and matplotlib.
 # Broken off? The same line again: shards that are there are kept, and runs go on from their checkpoint.
 set -euo pipefail
-OUT=${OUT:-runs} TIME=${TIME:-3600} ENERGIES=${ENERGIES:-16} PYTHON=${PYTHON:-python3}
+OUT=${OUT:-runs} TIME=${TIME:-3600} ENERGIES=${ENERGIES:-8} PYTHON=${PYTHON:-python3}
 ml() { "$PYTHON" -m py4dstem_ml.cli "$@"; }
 random() { # folder, energies, seed, further options
     ml simulate cbleed --output "$OUT/$1" --sampling random --drawn-energies "$2" --seed "$3" "${@:4}"
@@ -33,9 +33,9 @@ random faster "$ENERGIES" 2 --energies 102 115 1
 shifts+=(faster)
 
 train lead "$TIME"
-train direct "$((TIME / 3))" --network direct
-train paper "$((TIME / 3))" --split paper
-train sweep "$((TIME / 10))" --sweep
+train direct "$((TIME / 5))" --network direct
+train paper "$((TIME / 5))" --split paper
+train sweep "$((TIME / 20))" --sweep
 fit lead cbleed
 fit paper cbleed-paper
 ml evaluate cbleed --library "$OUT/grid" --weights "$OUT"/cbleed{,-paper}.safetensors \

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,8 @@ from ..shards import shards_of
 from .images import Screen
 from .library import LibraryConfig, read_shard
 
+logger = logging.getLogger(__name__)
+
 #: What is read from a pattern, and their units; the last is 1 for buckled dimers, 0 for symmetric.
 TARGETS = ("energy_ev", "height", "length", "buckled")
 
@@ -27,12 +30,14 @@ Floats = npt.NDArray[np.float64]
 
 #: Whole energies in eV that are held out: the first one, and the steps to the next. Tested on by
 #: the split "energies"; watched and calibrated on by this one and by "all".
-_TESTED_EV, _WATCHED_EV = (31, 7), (34, 14)
+TESTED_EV, WATCHED_EV = (31, 7), (34, 14)
 #: Shares of the images that the split "paper" tests on, and that it is watched and calibrated on.
 _TESTED, _WATCHED = 0.2, 0.08
 #: Written into weights; raised when the rule changes, so that no model is judged on what it saw.
 SPLIT_RULE = 1
-SPLITS = ("paper", "energies", "all")
+#: Energies that are drawn until one may be.
+_TRIES = 1000
+SPLITS = ("paper", "energies", "all", "random")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +98,15 @@ class CbleedData:
             with h5py.File(found[0], "r") as file:
                 text, seed = file.attrs["config"], int(file.attrs["seed"])
             configs.append(LibraryConfig.from_dict(json.loads(text)))
-            origins.append(sha256(f"{text} {seed}".encode()).hexdigest()[:16])
+            # A grid is the same whatever its seed.
+            drawn_by = seed if configs[-1].sampling == "random" else ""
+            origins.append(sha256(f"{text} {drawn_by}".encode()).hexdigest()[:16])
             paths += found
+            if len(found) < configs[-1].shards:
+                logger.warning(
+                    "%s holds %d of %d energies: is it still being simulated?", folder,
+                    len(found), configs[-1].shards,
+                )  # fmt: skip
         if len({_disks_of(config) for config in configs}) > 1:
             raise ValueError("the folders were simulated with different physics or disks")
         images, labels = [], []
@@ -127,10 +139,11 @@ def split(labels: Floats, rule: str) -> dict[str, Ints]:
     Parameters
     ----------
     labels : ndarray, shape (n, 4)
-    rule : {"paper", "energies", "all"}
+    rule : {"paper", "energies", "all", "random"}
         "paper": tested on a fifth of the images at random. "energies": on all images within half
-        an eV of every seventh whole energy, which are never trained on. "all": on none. The last
-        two are validated on every fourteenth whole energy, the first on random images.
+        an eV of every seventh whole energy, which are never trained on. "all" and "random": on
+        none. The first and last are validated on random images, the others on every fourteenth
+        whole energy.
 
     Raises
     ------
@@ -139,16 +152,32 @@ def split(labels: Floats, rule: str) -> dict[str, Ints]:
     """
     if rule not in SPLITS:
         raise ValueError(f"a split is one of {SPLITS}; not {rule!r}")
-    if rule == "paper":
+    if rule == "random":
+        share = np.random.default_rng(0).permutation(len(labels)) / max(1, len(labels))
+        test, watched = np.zeros(len(labels), dtype=bool), share >= 1 - _WATCHED
+    elif rule == "paper":
         # A number for each image that does not hang on what else is in the library.
         share = np.array([_hash(row) for row in np.round(labels, 6)])
         test, watched = share < _TESTED, share >= 1 - _WATCHED
     else:
-        whole = np.rint(labels[:, 0]).astype(int)
-        test, watched = ((whole - first) % every == 0 for first, every in (_TESTED_EV, _WATCHED_EV))
+        test, watched = (is_held_out(labels[:, 0], one) for one in (TESTED_EV, WATCHED_EV))
         test = test & (rule == "energies")
     parts = {"train": ~test & ~watched, "validation": watched, "test": test}
     return {name: np.flatnonzero(chosen) for name, chosen in parts.items()}
+
+
+def is_held_out(energies_ev: Floats, held_out: tuple[int, int] | None = None) -> npt.NDArray:
+    """Tell which energies are within half an eV of those held out.
+
+    Parameters
+    ----------
+    energies_ev : ndarray, shape (n,)
+    held_out : (int, int), optional
+        The first, and steps to the next: `TESTED_EV` or `WATCHED_EV`. None: both.
+    """
+    whole = np.rint(energies_ev).astype(int)
+    pairs = (TESTED_EV, WATCHED_EV) if held_out is None else (held_out,)
+    return np.any([(whole - first) % every == 0 for first, every in pairs], axis=0)
 
 
 def _hash(row: Floats) -> float:
@@ -172,7 +201,7 @@ class Between:
     Raises
     ------
     ValueError
-        If no four energies have all heights and lengths, four of either at least.
+        If no four energies have all heights and lengths, three of either at least.
     """
 
     def __init__(self, images: torch.Tensor, labels: Floats) -> None:
@@ -196,7 +225,9 @@ class Between:
         )
 
     def at(self, energy_ev: float, kind: int, displacements: npt.ArrayLike) -> torch.Tensor:
-        """Return patterns (n, H, W) at an energy and displacements (n, 2) within the grid's range.
+        """Return patterns (n, H, W) at an energy and displacements (n, 2) of the grid's range.
+
+        Beyond that they are extrapolated.
 
         Parameters
         ----------
@@ -220,12 +251,22 @@ class Between:
         return (weights @ level).clamp(min=0).reshape(-1, *self.shape)
 
     def draw(
-        self, n: int, rng: np.random.Generator, groups: int = 8
-    ) -> tuple[torch.Tensor, Floats]:
-        """Return n patterns at random places, in groups of one energy each, and their labels."""
+        self, n: int, rng: np.random.Generator, groups: int = 8,
+        kept: Callable[[Floats], npt.NDArray] | None = None,
+    ) -> tuple[torch.Tensor, Floats]:  # fmt: skip
+        """Return n patterns at random places, in groups of one energy each, and their labels.
+
+        Parameters
+        ----------
+        n : int
+        rng : numpy.random.Generator
+        groups : int
+        kept : callable, optional
+            Tells of energies (m,) which may be drawn; None: all.
+        """
         images, labels = [], []
         for share in np.array_split(np.arange(n), min(groups, n)):
-            energy = rng.uniform(self.energies[0], self.energies[-1])
+            energy = self._energy(rng, kept)
             kind = int(rng.choice(self.kinds))
             moved = np.column_stack([
                 rng.uniform(axis[0], axis[-1], len(share)) for axis in (self.heights, self.lengths)
@@ -235,6 +276,15 @@ class Between:
                 np.full(len(share), energy), moved, np.full(len(share), kind)
             ]))  # fmt: skip
         return torch.cat(images), np.concatenate(labels)
+
+    def _energy(
+        self, rng: np.random.Generator, kept: Callable[[Floats], npt.NDArray] | None
+    ) -> float:
+        for _ in range(_TRIES):
+            energy = rng.uniform(self.energies[0], self.energies[-1])
+            if kept is None or kept(np.array([energy]))[0]:
+                return float(energy)
+        raise ValueError("none of the grid's energies may be drawn")
 
 
 def _frequent(values: Floats) -> Floats:

@@ -7,7 +7,8 @@ import logging
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ import torch
 from ..compute import pick_device
 from ..progress import progress_bar
 from .augment import Disturbance, disturbed
-from .dataset import SPLIT_RULE, TARGETS, Between, CbleedData, Floats, split
+from .dataset import (
+    SPLIT_RULE,
+    TARGETS,
+    WATCHED_EV,
+    Between,
+    CbleedData,
+    Floats,
+    is_held_out,
+    split,
+)  # fmt: skip
 from .images import Screen
 from .intervals import Calibration
 from .model import Reader, codes_of, features_of, nearest_distance
@@ -36,8 +46,12 @@ _GAMMAS = (0.1, 0.3, 1.0, 3.0)
 _TRIED = 1200
 #: After which a support vector machine is taken as it is.
 _ITERATIONS = 200_000
+#: Kernel values of some thousand codes stay in memory.
+_CACHE_MB = 1000
 #: Share of the calibration patterns that novelty does not flag.
 _USUAL = 0.99
+#: Splits that hold out whole energies: patterns between others show nothing of those.
+_BY_ENERGY = ("energies", "all")
 #: Patterns that a calibration needs.
 _FEWEST = 20
 
@@ -54,11 +68,12 @@ class FitConfig:
     penalty, tube, nu : float
         C, epsilon in standardised targets, and nu of the support vectors.
     trees : int
-        Of a forest; boosting has ten times as many.
+        Of a forest; boosting has twenty times as many.
     leaf : int
         Codes in a leaf at least.
     between : int
-        Patterns between those of the grid that are fitted beside them; only with splits by energy.
+        Patterns between those of the grid that are fitted beside them, none of energies held out;
+        only with splits by energy.
     disturbed_copies : int
         Disturbed copies of each pattern that are fitted beside it: more robust, less sharp.
     calibration_copies : int
@@ -77,7 +92,7 @@ class FitConfig:
     penalty: float = 10.0
     tube: float = 3e-3
     nu: float = 0.5
-    trees: int = 40
+    trees: int = 20
     leaf: int = 2
     between: int = 4000
     disturbed_copies: int = 0
@@ -92,6 +107,10 @@ class FitConfig:
                 raise ValueError(f"no regressor {name!r}; there are {', '.join(known)}")
         if not self.regressors:
             raise ValueError("give one regressor at least")
+        least = {"neighbours": 1, "trees": 1, "leaf": 1, "between": 0, "disturbed_copies": 0}
+        for name, number in {**least, "calibration_copies": 1}.items():
+            if getattr(self, name) < number:
+                raise ValueError(f"{name} is {number} or more; not {getattr(self, name)}")
         if "xgboost" in self.regressors and importlib.util.find_spec("xgboost") is None:
             raise ValueError("XGBoost is not installed: pip install xgboost, or leave it out")
 
@@ -163,7 +182,9 @@ def _fitted(
             (svm.SVR, {"epsilon": config.tube}) if name == "svr" else (svm.NuSVR, {"nu": config.nu})
         )
         models = [
-            make(C=config.penalty, gamma=one, max_iter=_ITERATIONS, **tube).fit(codes, column)
+            make(
+                C=config.penalty, gamma=one, max_iter=_ITERATIONS, cache_size=_CACHE_MB, **tube
+            ).fit(codes, column)
             for one, column in zip(gamma, ((targets - mean) / scale).T, strict=True)
         ]
         return SupportVectors.from_sklearn(models, scale, mean)
@@ -172,7 +193,7 @@ def _fitted(
 
         data = [xgboost.DMatrix(codes, label=column) for column in targets.T]
         how = {"max_depth": 6, "eta": 0.05, "nthread": 1, "seed": config.seed}
-        boosters = [xgboost.train(how, one, num_boost_round=10 * config.trees) for one in data]
+        boosters = [xgboost.train(how, one, num_boost_round=20 * config.trees) for one in data]
         return Trees.from_xgboost(boosters, codes.shape[1])
     leaf, seed = config.leaf, config.seed
     makes: dict[str, Callable[[], Any]] = {
@@ -183,7 +204,7 @@ def _fitted(
             config.trees, min_samples_leaf=leaf, random_state=seed
         ),
         "histogram boosting": lambda: ensemble.HistGradientBoostingRegressor(
-            max_iter=10 * config.trees, early_stopping=False, random_state=seed
+            max_iter=20 * config.trees, early_stopping=False, random_state=seed
         ),
     }
     return Trees.from_sklearn([makes[name]().fit(codes, column) for column in targets.T])
@@ -246,23 +267,8 @@ def fit_on(
     Where the split leaves too few patterns for a calibration, every tenth is taken.
     """
     config = config or FitConfig()
-    parts = split(data.labels, rule)
-    train, watched = parts["train"], parts["validation"]
-    drawn = None
-    if config.between and rule != "paper":
-        drawn = Between(data.images[torch.from_numpy(train)], data.labels[train]).draw(
-            config.between, np.random.default_rng(config.seed), groups=max(1, config.between // 4)
-        )
-    if len(watched) * config.calibration_copies < _FEWEST:
-        watched, train = train[::10], np.delete(train, np.s_[::10])
-        logger.warning(
-            "nothing was held out to calibrate on: intervals are those of a tenth of the "
-            "patterns, which patterns drawn between others may have shown"
-        )
+    images, targets, watched = _shown(data, rule, config)
     generator = torch.Generator().manual_seed(config.seed)
-    images, targets = data.images[torch.from_numpy(train)], data.labels[train]
-    if drawn is not None:
-        images, targets = torch.cat([images, drawn[0]]), np.concatenate([targets, drawn[1]])
     plain = len(targets)
     for _ in range(config.disturbed_copies):
         copy = disturbed(images[:plain], config.disturbance, generator)
@@ -272,23 +278,73 @@ def fit_on(
     known = ((codes - mean) / scale).astype(np.float32)
     regressors = fit_regressors(known, targets, config, progress=progress)
 
-    copies = data.images[torch.from_numpy(watched)].repeat(config.calibration_copies, 1, 1)
-    truth = np.tile(data.labels[watched], (config.calibration_copies, 1))
+    copies = watched.images.repeat(config.calibration_copies, 1, 1)
+    truth = np.tile(watched.labels, (config.calibration_copies, 1))
     codes, errors = codes_of(network, disturbed(copies, config.disturbance, generator))
     seen = ((codes - mean) / scale).astype(np.float32)
     apart = np.column_stack([errors[:, 0], nearest_distance(seen, known)])
-    novel = np.quantile(apart, _USUAL, axis=0).clip(min=1e-9)
+    usual = np.median(apart, axis=0).clip(min=1e-9)
+    novel = usual * np.quantile((apart / usual).max(1), _USUAL)
     predicted = {name: one.predict(seen) for name, one in regressors.items()}
     off = {name: np.abs(values - truth).mean(0) for name, values in predicted.items()}
     chosen = tuple(min(off, key=lambda name: off[name][t]) for t in range(len(TARGETS)))
     values = np.column_stack([predicted[name][:, t] for t, name in enumerate(chosen)])
     for t, name in enumerate(chosen):
         logger.info("%s by %s: %.3g off on the calibration", TARGETS[t], name, off[name][t])
-    calibration = Calibration.of(features_of(seen, errors), values - truth)
+    groups = np.tile(np.arange(len(watched)), config.calibration_copies)
+    calibration = Calibration.of(features_of(seen, errors), values - truth, groups)
     metadata = {
         k: v for k, v in network.metadata.items() if k not in ("sha256", "cbleed_reader")
-    } | {"fit": asdict(config)}
+    } | {
+        "fit": asdict(config),
+        "origins": sorted({*network.metadata.get("origins", ()), *data.origins}),
+    }  # fmt: skip
     return Reader(network, mean, scale, regressors, chosen, novel, known, calibration, metadata)
+
+
+def _shown(
+    data: CbleedData, rule: str, config: FitConfig
+) -> tuple[torch.Tensor, Floats, CbleedData]:
+    """Images and targets that are fitted, and patterns to calibrate on."""
+    parts = split(data.labels, rule)
+    train, watched = parts["train"], parts["validation"]
+    if len(watched) * config.calibration_copies < _FEWEST:
+        watched, train = train[::10], np.delete(train, np.s_[::10])
+        logger.warning(
+            "nothing was held out to calibrate on: intervals are those of a tenth of the "
+            "patterns, which patterns drawn between others may have shown"
+        )
+    if not len(train):
+        raise ValueError(f"the split {rule!r} leaves no pattern of this library to fit to")
+    images, targets = between_too(data, train, rule, config)
+    judges = data.take(watched)
+    if config.between and rule in _BY_ENERGY and len(parts["validation"]):
+        # Off the grid, too: there regressors know less.
+        held = np.concatenate([train, watched])
+        more, beside = Between(data.images[torch.from_numpy(held)], data.labels[held]).draw(
+            len(watched), np.random.default_rng(config.seed + 1), groups=max(1, len(watched) // 4),
+            kept=partial(is_held_out, held_out=WATCHED_EV),
+        )  # fmt: skip
+        judges = replace(
+            judges, images=torch.cat([judges.images, more]),
+            labels=np.concatenate([judges.labels, beside]),
+        )  # fmt: skip
+    return images, targets, judges
+
+
+def between_too(
+    data: CbleedData, train: npt.NDArray[np.int64], rule: str, config: FitConfig
+) -> tuple[torch.Tensor, Floats]:
+    """Return training images and targets, and those drawn between them at energies not held out."""
+    images, targets = data.images[torch.from_numpy(train)], data.labels[train]
+    if not config.between or rule not in _BY_ENERGY:
+        return images, targets
+    rng = np.random.default_rng(config.seed)
+    more, beside = Between(images, targets).draw(
+        config.between, rng, groups=max(1, config.between // 4),
+        kept=lambda energies_ev: ~is_held_out(energies_ev),
+    )  # fmt: skip
+    return torch.cat([images, more]), np.concatenate([targets, beside])
 
 
 def add_arguments(parser: ArgumentParser) -> None:

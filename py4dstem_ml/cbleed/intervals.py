@@ -40,8 +40,18 @@ class Calibration:
     factors: Floats
 
     @classmethod
-    def of(cls, features: npt.ArrayLike, errors: npt.ArrayLike) -> Calibration:
+    def of(
+        cls, features: npt.ArrayLike, errors: npt.ArrayLike, groups: npt.ArrayLike | None = None
+    ) -> Calibration:
         """Calibrate on features (m, f) and errors (m, t).
+
+        Parameters
+        ----------
+        features : array_like, shape (m, f)
+        errors : array_like, shape (m, t)
+        groups : array_like of int, shape (m,), optional
+            Patterns of one group, as disturbed copies of one image are, do not judge each other.
+            None: each is its own.
 
         Raises
         ------
@@ -53,19 +63,26 @@ class Calibration:
         if len(near) < 20:
             raise ValueError(f"a calibration needs 20 patterns at least; not {len(near)}")
         unscaled = cls(near, absolute, np.ones((len(LEVELS), absolute.shape[1])))
-        ratio = absolute / unscaled._local(near, own=True).clip(min=1e-12)
+        own = np.arange(len(near)) if groups is None else np.asarray(groups)
+        ratio = absolute / unscaled._local(near, own).clip(min=1e-12)
         ranks = [min(1.0, level * (len(near) + 1) / len(near)) for level in LEVELS]
         return cls(near, absolute, np.quantile(ratio, ranks, axis=0))
 
-    def _local(self, features: npt.ArrayLike, own: bool = False) -> Floats:
-        count = min(_ALIKE + own, len(self.features))
+    def _local(self, features: npt.ArrayLike, groups: npt.NDArray | None = None) -> Floats:
+        """Local errors (n, t); of the calibration patterns themselves by those of other groups."""
+        siblings = 0 if groups is None else int(np.unique(groups, return_counts=True)[1].max())
+        count = min(_ALIKE + siblings, len(self.features))
         known = Neighbours(self.features, self.errors, np.array([count]))
         places, distances = known.nearest(features)
-        weights = np.ones(places.shape)
-        if own:  # the pattern itself tells nothing of its error
-            weights[np.arange(len(places)), distances.argmin(1)] = 0
+        order = distances.argsort(1, kind="stable")
+        places = np.take_along_axis(places, order, 1)
+        if groups is None:
+            weights = np.ones(places.shape)
+        else:
+            others = groups[places] != groups[:, None]
+            weights = (others & (others.cumsum(1) <= _ALIKE)).astype(float)
         squared = (weights[..., None] * self.errors[places] ** 2).sum(1)
-        return np.sqrt(squared / weights.sum(1, keepdims=True))
+        return np.sqrt(squared / weights.sum(1, keepdims=True).clip(min=1))
 
     def intervals(self, features: npt.ArrayLike) -> Floats:
         """Return half widths (levels, n, t) of the intervals of each of `LEVELS`."""

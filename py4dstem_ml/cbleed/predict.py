@@ -292,7 +292,7 @@ class CBLEEDAutoencoder(LazyModel):
         data = own_data(images, np.zeros((len(images), 4)))
         side = data.screen.pixels
         config = TrainConfig(
-            network=NetworkSpec(latent=latent, pixels=side), screen=data.screen, split="all",
+            network=NetworkSpec(latent=latent, pixels=side), screen=data.screen, split="random",
             between=0.0, steps=steps, time_limit_s=time_limit_s, seed=seed,
             disturbance=disturbance or Disturbance(),
         )  # fmt: skip
@@ -318,7 +318,9 @@ class CBLEEDAutoencoder(LazyModel):
             If they are not as many, or too few for a calibration.
         """
         config = config or FitConfig(between=0)
-        return CBLEEDRegressor.of(fit_on(own_data(images, labels), self.loaded, config))
+        return CBLEEDRegressor.of(
+            fit_on(own_data(images, labels), self.loaded, config, rule="random")
+        )
 
     def encode(self, images: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return the codes (n, latent) of images (n, H, W)."""
