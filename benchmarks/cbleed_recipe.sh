@@ -15,7 +15,7 @@ random() { # folder, energies, seed, further options
 }
 train() { # folder, seconds, further options
     local resume=()
-    [[ -e "$OUT/$1/checkpoint.safetensors" || -e "$OUT/$1/sweep.json" ]] && resume=(--resume)
+    [[ -n "$(find "$OUT/$1" -name checkpoint.safetensors 2> /dev/null)" ]] && resume=(--resume)
     ml train cbleed --library "$OUT/grid" --output "$OUT/$1" --channels 8 16 32 --time-limit "$2" \
         "${@:3}" "${resume[@]}"
 }

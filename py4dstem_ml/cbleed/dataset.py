@@ -99,7 +99,7 @@ class CbleedData:
                 text, seed = file.attrs["config"], int(file.attrs["seed"])
             configs.append(LibraryConfig.from_dict(json.loads(text)))
             # A grid is the same whatever its seed.
-            drawn_by = seed if configs[-1].sampling == "random" else ""
+            drawn_by = seed if configs[-1].sampling == "random" else 0
             origins.append(sha256(f"{text} {drawn_by}".encode()).hexdigest()[:16])
             paths += found
             if len(found) < configs[-1].shards:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import csr_array
 
 from ..physics.leed.cbleed import Disks, Images
 
@@ -77,26 +79,62 @@ def resampled(
     rotation_deg : float
         By which the surface's x axis is turned from the image's rows towards its columns.
 
+    Raises
+    ------
+    ValueError
+        If the images do not reach over the middle half of the screen, or a number is not finite.
+
     Examples
     --------
     >>> resampled(np.ones((100, 120)), Screen(), 0.05).shape
     (64, 64)
     """
-    given = torch.as_tensor(np.asarray(images, dtype=np.float32))
+    given = np.asarray(images, dtype=np.float32)
     shape = given.shape[-2:]
-    middle = centre or tuple(0.5 * (n - 1) for n in shape)
+    row, col = (0.5 * (n - 1) for n in shape) if centre is None else map(float, centre)
+    if not (0 < pixel_size < np.inf and np.isfinite([row, col, rotation_deg]).all()):
+        raise ValueError("pixel_size is above 0 rad/Å; it, centre and rotation_deg are finite")
+    mean = _mean_over_pixels(shape, screen, float(pixel_size), row, col, float(rotation_deg))
+    flat = given.reshape(-1, shape[0] * shape[1])
+    found = (mean @ flat.T).T.astype(np.float32)
+    return found.reshape(*given.shape[:-2], screen.pixels, screen.pixels)
+
+
+@lru_cache(maxsize=4)
+def _mean_over_pixels(
+    shape: tuple[int, int], screen: Screen, pixel_size: float, row: float, col: float,
+    rotation_deg: float,
+) -> csr_array:  # fmt: skip
+    """The matrix (screen's pixels, image's pixels) that averages an image over those of a screen.
+
+    What is outside of the image counts as dark.
+    """
     half = 0.5 * (screen.pixels - 1)
-    # Each pixel as the mean over a fine grid of places, as a larger pixel of the camera is.
-    fine = max(1, round(2 * screen.pixel_size / pixel_size))
+    # Each pixel of the screen as the mean over places as fine as the camera's pixels.
+    fine = max(1, round(screen.pixel_size / pixel_size))
     steps = (np.arange(fine * screen.pixels) + 0.5) / fine - 0.5 - half
     x, y = np.meshgrid(*[steps * (screen.pixel_size / pixel_size)] * 2, indexing="ij")
     cos, sin = np.cos(np.radians(rotation_deg)), np.sin(np.radians(rotation_deg))
-    places = (cos * x - sin * y + middle[0], sin * x + cos * y + middle[1])
-    grid = [
-        torch.from_numpy(2 * (place + 0.5) / n - 1) for place, n in zip(places, shape, strict=True)
-    ]
-    flat = given.reshape(-1, 1, *shape)
-    where = torch.stack(grid[::-1], dim=-1).float().expand(len(flat), -1, -1, -1)
-    found = torch.nn.functional.grid_sample(flat, where, align_corners=False)
-    found = torch.nn.functional.avg_pool2d(found, fine)
-    return found.reshape(*given.shape[:-2], screen.pixels, screen.pixels).numpy()
+    rows, cols = cos * x - sin * y + row, sin * x + cos * y + col
+    middle = slice(fine * screen.pixels // 4, -(fine * screen.pixels // 4))
+    seen = (np.abs(rows - 0.5 * (shape[0] - 1)) <= 0.5 * shape[0]) & (
+        np.abs(cols - 0.5 * (shape[1] - 1)) <= 0.5 * shape[1]
+    )
+    if not seen[middle, middle].all():
+        raise ValueError(
+            f"an image of {shape[0]} x {shape[1]} pixels of {pixel_size:g} rad/Å about row "
+            f"{row:g}, column {col:g} does not reach over the middle of the screen: are pixel_size "
+            "and centre right?"
+        )
+    number = np.arange(fine * screen.pixels) // fine
+    pixel = number[:, None] * screen.pixels + number
+    places, weights, targets = [], [], []
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):  # linear between four pixels
+        r, c = np.floor(rows).astype(int) + down, np.floor(cols).astype(int) + right
+        share = (1 - np.abs(rows - r)) * (1 - np.abs(cols - c)) / fine**2
+        inside = (r >= 0) & (r < shape[0]) & (c >= 0) & (c < shape[1]) & (share > 0)
+        places.append((r * shape[1] + c)[inside])
+        weights.append(share[inside])
+        targets.append(pixel[inside])
+    entries = np.concatenate(weights), (np.concatenate(targets), np.concatenate(places))
+    return csr_array(entries, shape=(screen.pixels**2, shape[0] * shape[1]), dtype=np.float32)

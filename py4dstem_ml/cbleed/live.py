@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from .predict import COLUMNS, CBLEEDRegressor
 
-#: Seconds that a file must have kept its size: it is not being written any more.
+#: Seconds that a file must have kept its size and time: it is not being written any more.
 _SETTLED = 0.2
+#: Times that a file is tried before it counts as not readable.
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,20 @@ class Frame:
     values : ndarray, shape (8,)
         See `predict.COLUMNS`; NaN where the frame could not be read.
     latency_ms : float
-        From the frame to the numbers.
+        From the frame in memory to the numbers.
+    error : str
+        Why the frame could not be read; empty where it could.
     """
 
     name: str
     values: npt.NDArray[np.float64]
     latency_ms: float
+    error: str = ""
 
     def __str__(self) -> str:
         said = dict(zip(COLUMNS, self.values, strict=True))
         if not np.isfinite(said["novelty"]):
-            return f"{self.name}: not readable"
+            return f"{self.name}: not readable: {self.error}"
         text = (
             f"{self.name}: {said['energy_ev']:.2f} ± {said['sigma_energy_ev']:.2f} eV, "
             f"height {said['height']:+.3f} ± {said['sigma_height']:.3f} Å, "
@@ -62,7 +67,8 @@ def follow(
     Parameters
     ----------
     source : iterable of array_like, or folder
-        Frames (H, W); or a folder, in which files are read in the order in which they appear.
+        Frames (H, W); or a folder, in which files are read in the order of their times. A name
+        that was read is not read again.
     regressor : CBLEEDRegressor, optional
         Default: the pretrained one. Its ``on_bad`` does not count here.
     load : callable
@@ -89,38 +95,71 @@ def follow(
     ...     logging.info("%s", frame)
     """
     reads = regressor or CBLEEDRegressor.pretrained()
+    reads.loaded  # noqa: B018 - before the first frame comes
     if isinstance(source, str | Path):
         frames = _files(Path(source), load, pattern, patience_s, poll_s)
     else:
         frames = ((str(n), frame) for n, frame in enumerate(source))
     for name, image in frames:
         started = time.perf_counter()
-        try:
-            values = reads(np.asarray(image))
-        except ValueError:
-            values = np.append(np.full(len(COLUMNS) - 1, np.nan), np.inf)
-        yield Frame(name, values, 1e3 * (time.perf_counter() - started))
+        error = str(image) if isinstance(image, Exception) else ""
+        values = np.append(np.full(len(COLUMNS) - 1, np.nan), np.inf)
+        if not error:
+            try:
+                values = reads(image)
+            except ValueError as refused:
+                error = str(refused)
+        yield Frame(name, values, 1e3 * (time.perf_counter() - started), error)
 
 
 def _files(
     folder: Path, load: Callable[[Path], npt.ArrayLike], pattern: str, patience_s: float,
     poll_s: float,
-) -> Iterator[tuple[str, npt.ArrayLike]]:  # fmt: skip
+) -> Iterator[tuple[str, Any]]:  # fmt: skip
+    """Yield name and image of each file that has settled, or what kept it from being loaded."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} to follow")
-    seen: set[Path] = set()
+    read: set[Path] = set()
+    looks: dict[Path, tuple[tuple[int, int], float]] = {}  # what it was, and since when
+    tries: dict[Path, int] = {}
     last = time.monotonic()
-    while time.monotonic() - last < patience_s:
-        now = time.time()
-        fresh = [(path.stat().st_mtime, path) for path in folder.glob(pattern) if path not in seen]
-        for written, path in sorted(fresh):
-            if now - written < _SETTLED:
-                break  # and so are those after it
-            seen.add(path)
+    while True:
+        # Before looking: what comes while the others are read is looked at once more.
+        now = time.monotonic()
+        for path in _by_time(folder.glob(pattern), read):
+            state = _state(path)
+            if state is None:
+                continue
+            if looks.get(path, (None, 0.0))[0] != state:
+                looks[path] = state, time.monotonic()
+                last = time.monotonic()
+            if time.monotonic() - looks[path][1] < _SETTLED:
+                continue
             try:
                 image = load(path)
-            except (OSError, ValueError, EOFError):
-                image = np.full((1, 1), np.nan)
+            except Exception as error:  # whatever a reader of files raises, the loop goes on
+                tries[path] = tries.get(path, 0) + 1
+                looks[path] = state, time.monotonic()
+                if tries[path] < _TRIES:
+                    continue
+                image = error
+            read.add(path)
             yield path.name, image
             last = time.monotonic()
+        if now - last >= patience_s:
+            return
         time.sleep(poll_s)
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None if it is gone."""
+    try:
+        said = path.stat()
+    except OSError:
+        return None
+    return said.st_size, said.st_mtime_ns
+
+
+def _by_time(paths: Iterable[Path], read: set[Path]) -> list[Path]:
+    fresh = [(_state(path), path) for path in paths if path not in read]
+    return [path for state, path in sorted(fresh, key=lambda one: (one[0] or (0, 0))[::-1])]

@@ -30,8 +30,11 @@ COLUMNS = (
     "energy_ev", "height", "length", "buckled", "sigma_energy_ev", "sigma_height", "sigma_length",
     "novelty",
 )  # fmt: skip
-#: Share of an image's pixels at its greatest value from which it counts as saturated.
-_SATURATED = 0.01
+#: Share of an image's bright pixels at its greatest value from which it counts as saturated,
+#: and the share of that value from which a pixel is bright.
+_SATURATED, _LIT = 0.03, 0.1
+#: Bright pixels that share the greatest value by chance, where electrons are counted.
+_FEW = 3
 #: Images that are read at once.
 _AT_ONCE = 256
 
@@ -87,8 +90,12 @@ class CBLEEDRegressor(LazyModel):
         self._made: Reader | None = None
         if on_bad not in ("raise", "flag"):
             raise ValueError(f"on_bad is 'raise' or 'flag'; not {on_bad!r}")
-        if pixel_size is not None and not pixel_size > 0:
+        if pixel_size is not None and not 0 < pixel_size < np.inf:
             raise ValueError(f"pixel_size is above 0 rad/Å; not {pixel_size!r}")
+        if centre is not None and (np.shape(centre) != (2,) or not np.isfinite(centre).all()):
+            raise ValueError(f"centre is a row and a column; not {centre!r}")
+        if not np.isfinite(rotation_deg):
+            raise ValueError(f"rotation_deg is finite; not {rotation_deg!r}")
         if pixel_size is None and (centre is not None or rotation_deg):
             raise ValueError("centre and rotation_deg need the images' pixel_size in rad/Å")
         self.pixel_size, self.centre = pixel_size, centre
@@ -128,7 +135,7 @@ class CBLEEDRegressor(LazyModel):
         """
         if np.ndim(image) != 2:
             raise ValueError(f"one image has two axes; not {np.ndim(image)}: `read` takes stacks")
-        return self._rows(np.asarray(image)[None])[0]
+        return self._rows(_unmasked(image)[None])[0]
 
     def read(self, images: Any, *, progress: bool | None = None) -> npt.NDArray[np.float64]:
         """Return the numbers of `COLUMNS` of all images, shape (..., 8).
@@ -145,11 +152,13 @@ class CBLEEDRegressor(LazyModel):
         ValueError
             As for one image.
         """
+        if not hasattr(images, "shape"):
+            images = np.asarray(images)
         shape = tuple(images.shape[:-2])
         found = np.empty((int(np.prod(shape)), len(COLUMNS)))
         with progress_bar(total=len(found), description="reading", progress=progress) as bar:
             for index, block in iter_blocks(images, _AT_ONCE):
-                found[index] = self._rows(block)
+                found[index] = self._rows(_unmasked(block))
                 bar.update(len(index))
         return found.reshape(*shape, len(COLUMNS))
 
@@ -161,29 +170,46 @@ class CBLEEDRegressor(LazyModel):
         ValueError
             As for one image; ``on_bad`` does not count.
         """
-        given = np.asarray(images)
+        given = _unmasked(images)
         for image in given:
             _refuse(image)
-        return self.loaded.read(torch.from_numpy(self._on_screen(given)))
+        seen = self._on_screen(given)
+        for image in seen:
+            _refuse(image, resampled=True)
+        return self.loaded.read(torch.from_numpy(seen))
 
     def _rows(self, images: npt.NDArray) -> npt.NDArray[np.float64]:
-        good = np.ones(len(images), dtype=bool)
+        found = np.full((len(images), len(COLUMNS)), np.nan)
+        found[:, -1] = np.inf
+        good = self._readable(images)
+        if not len(good):
+            return found
+        seen = self._on_screen(images[good])
+        clear = self._readable(seen, resampled=True)
+        if len(clear):
+            reading = self.loaded.read(torch.from_numpy(seen[clear]))
+            found[good[clear]] = np.column_stack(
+                [reading.values, reading.sigma[:, :3], reading.novelty]
+            )
+        return found
+
+    def _readable(self, images: npt.NDArray, resampled: bool = False) -> npt.NDArray[np.int64]:
+        """The numbers of the images that hold a pattern; raises if ``on_bad`` says so."""
+        good = []
         for n, image in enumerate(images):
             try:
-                _refuse(image)
+                _refuse(image, resampled)
             except ValueError:
                 if self.on_bad == "raise":
                     raise
-                good[n] = False
-        found = np.full((len(images), len(COLUMNS)), np.nan)
-        found[:, -1] = np.inf
-        if good.any():
-            reading = self.loaded.read(torch.from_numpy(self._on_screen(images[good])))
-            found[good] = np.column_stack([reading.values, reading.sigma[:, :3], reading.novelty])
-        return found
+            else:
+                good.append(n)
+        return np.array(good, dtype=np.int64)
 
     def _on_screen(self, images: npt.NDArray) -> npt.NDArray[np.float32]:
         screen = self.loaded.screen
+        # Of any unit: float32 cannot hold the sums of very small or large numbers.
+        images = images / images.max((1, 2), keepdims=True).astype(np.float64)
         if self.pixel_size is not None:
             return resampled(images, screen, self.pixel_size, self.centre, self.rotation_deg)
         wanted = (screen.pixels, screen.pixels)
@@ -196,19 +222,27 @@ class CBLEEDRegressor(LazyModel):
         return images.astype(np.float32)
 
 
-def _refuse(image: npt.NDArray) -> None:
-    """Refuse an image that holds no pattern."""
+def _unmasked(images: npt.ArrayLike) -> npt.NDArray:
+    if np.ma.is_masked(images):
+        raise ValueError("the image is masked: replace what is hidden, e.g. by its neighbours")
+    return np.asarray(images)
+
+
+def _refuse(image: npt.NDArray, resampled: bool = False) -> None:
+    """Refuse an image that holds no pattern; on the screen it cannot be saturated any more."""
     if image.dtype.kind not in "buif":
         raise ValueError(f"an image is of real numbers, not {image.dtype}")
     if not np.isfinite(image).all():
         raise ValueError("the image holds NaN or infinite values; mask or replace them first")
     top = image.max(initial=0)
     if not top > 0:
-        raise ValueError("the image is empty: no pixel is above 0")
-    if (image == top).mean() > _SATURATED:
+        where = " within the screen: are pixel_size and centre right?" if resampled else ""
+        raise ValueError(f"the image is empty: no pixel is above 0{where}")
+    lit = image > _LIT * top
+    if not resampled and (image[lit] == top).mean() > _SATURATED and lit.sum() > _FEW / _SATURATED:
         raise ValueError(
-            "the image is saturated or constant: more than 1 % of its pixels share its greatest "
-            "value; shorten the exposure"
+            f"the image is saturated or constant: more than {100 * _SATURATED:g} % of its bright "
+            "pixels share its greatest value; shorten the exposure"
         )
 
 
@@ -342,7 +376,7 @@ class CBLEEDAutoencoder(LazyModel):
             return self.loaded.decode(codes.to(device)).cpu().numpy()
 
     def _checked(self, images: npt.ArrayLike) -> torch.Tensor:
-        given = np.asarray(images)
+        given = _unmasked(images)
         side = self.loaded.spec.pixels
         if given.ndim != 3 or given.shape[1:] != (side, side):
             raise ValueError(
@@ -361,7 +395,7 @@ def own_data(images: npt.ArrayLike, labels: npt.ArrayLike | Sequence) -> CbleedD
     ValueError
         If shapes disagree, or an image holds no pattern.
     """
-    given, said = np.asarray(images), np.asarray(labels, dtype=float)
+    given, said = _unmasked(images), np.asarray(labels, dtype=float)
     if given.ndim != 3 or given.shape[1] != given.shape[2]:
         raise ValueError(f"images are square, of shape (n, H, H); not {given.shape}")
     if said.shape != (len(given), 4) or not np.isfinite(said).all():

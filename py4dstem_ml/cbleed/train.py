@@ -212,7 +212,7 @@ def train(
     ------
     FileNotFoundError, ValueError
         If there is no library, the split leaves nothing to train on, or the checkpoint is of
-        another config.
+        another config or library.
     RuntimeError
         If the loss is not finite; the weights of the last checkpoint stay.
     """
@@ -243,6 +243,9 @@ def train_on(
     trainer = Trainer(build_network(config.network), config, output, chosen)
     if resume:
         trainer.resume()
+        said = weights.load(trainer.weights_path)[1]["origins"]
+        if set(said) != set(data.origins):
+            raise ValueError(f"{output} was trained on another library: resume with that one")
     stream = Stream(data.take(parts["train"]), config, chosen, trainer.step)
     if config.network.kind == "direct":
         for network in (trainer.network, trainer.average.module):
@@ -254,7 +257,9 @@ def train_on(
         "origins": list(data.origins), "images": len(parts["train"]),
         "ranges": [data.labels.min(0).tolist(), data.labels.max(0).tolist()],
     }  # fmt: skip
-    watched = data.images[torch.from_numpy(parts["validation"][:_WATCHED])].to(chosen)
+    # Of all energies and kinds: the first ones are alike.
+    some = np.random.default_rng(0).permutation(parts["validation"])[:_WATCHED]
+    watched = data.images[torch.from_numpy(some)].to(chosen)
     try:
         _follow(trainer, stream, metadata, watched, save_every_s)
     except KeyboardInterrupt:
@@ -334,10 +339,8 @@ def sweep(
     if not len(held_out):
         raise ValueError("the library has no validation images to measure the latent sizes on")
     path = Path(output) / "sweep.json"
-    found = json.loads(path.read_text()) if resume and path.exists() else {}
+    found = {}
     for size in sizes:
-        if str(size) in found:
-            continue
         folder = Path(output) / f"latent-{size}"
         one = replace(config, network=replace(config.network, latent=size))
         broken_off = resume and (folder / "checkpoint.safetensors").exists()

@@ -44,7 +44,7 @@ def run(args: Namespace) -> str:
         centre=None if args.centre is None else tuple(args.centre), rotation_deg=args.rotation,
         on_bad="flag",
     )  # fmt: skip
-    if args.source.is_dir():
+    if args.source.is_dir() and not args.source.suffix:  # a .zspy file is a folder
         rows = _followed(args, regressor)
     else:
         values = regressor.read(load_patterns(args.source).array).reshape(-1, len(COLUMNS))

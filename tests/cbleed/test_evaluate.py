@@ -54,7 +54,7 @@ def test_scores_are_what_they_say():
 
 def test_principal_components_need_no_network(data):
     methods = evaluate.baselines(data.images, data.labels, sizes=(4,))
-    assert set(methods) == {"PCA-4, neighbours", "PCA-4, nusvr"}
+    assert set(methods) == {"PCA-4, neighbours", "PCA-4, svr"}
     rows = evaluate.measured(methods, data, counts=(None, 1e3))
     assert [row["counts"] for row in rows] == ["none", "none", "1e+03", "1e+03"]
     assert rows[0]["energy MAE eV"] < 1e-6  # neighbours know what they were shown
@@ -72,8 +72,8 @@ def test_one_command_prints_all(tiny_library, random_library, trained, tmp_path,
     printed = capsys.readouterr().out
     for text in (
         "at known inner potential", "off the grid, all energies, 12 patterns",
-        "the grid at energies never trained on", "| tiny, extra trees | 1e+04 |",
-        "| PCA-32, nusvr | none |", "| Cramér-Rao limit (median) | 1e+05 |",
+        "the grid at energies whose images were withheld", "| tiny, extra trees | 1e+04 |",
+        "| PCA-32, svr | none |", "| Cramér-Rao limit (median) | 1e+05 |",
         "| both tilts of the dimers |", "| unreconstructed surface, (1x1) | - |", "| noise | - |",
         "| 1e+05 | 90 |", "one image on one core takes",
     ):  # fmt: skip

@@ -57,9 +57,30 @@ def test_measured_images_come_to_the_screen():
 def test_what_is_on_the_screen_stays(data):
     images = data.images[:2].numpy()
     found = resampled(images, SCREEN, SCREEN.pixel_size)
-    # Finer places between pixels blur by a fraction of one.
-    assert np.abs(found - images).sum() < 0.25 * images.sum()
-    np.testing.assert_allclose(middle_of(found[0]), middle_of(images[0]), atol=0.02)
+    np.testing.assert_allclose(found, images, rtol=1e-5, atol=1e-9)
+
+
+def test_a_camera_of_finer_pixels_is_averaged(data):
+    image = data.images[3].numpy()
+    fine = np.kron(image, np.ones((8, 8)))
+    found = resampled(fine, SCREEN, SCREEN.pixel_size / 8)
+    # Between pixels that differ the finer ones are interpolated: a sixteenth of each step.
+    assert np.abs(found - image).sum() < 0.1 * image.sum()
+    assert found.sum() == pytest.approx(image.sum(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pixel_size": 0.0}, "above 0"), ({"pixel_size": np.inf}, "above 0"),
+        ({"centre": (np.nan, 10)}, "finite"), ({"rotation_deg": np.inf}, "finite"),
+        ({"centre": (900, 900)}, "does not reach"), ({"pixel_size": 1e-3}, "does not reach"),
+    ],
+)  # fmt: skip
+def test_images_beside_the_screen_are_refused(options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        resampled(np.ones((40, 40)), SCREEN, **{"pixel_size": 0.127, **options})
+    assert "\n" not in str(error.value)
 
 
 def test_electrons_are_counted():

@@ -10,7 +10,6 @@ from sklearn.svm import SVR, NuSVR
 from sklearn.tree import DecisionTreeRegressor
 
 from py4dstem_ml.cbleed.fit import REGRESSORS, FitConfig, fit_regressors
-from py4dstem_ml.cbleed.intervals import LEVELS, Calibration
 from py4dstem_ml.cbleed.regressors import KINDS, Neighbours, SupportVectors, Trees
 
 RNG = np.random.default_rng(0)
@@ -125,21 +124,3 @@ def test_other_codes_are_refused():
 def test_impossible_fits_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         FitConfig(**options)
-
-
-def test_intervals_hold_the_truth_as_often_as_they_say():
-    rng = np.random.default_rng(1)
-    place = rng.uniform(-1, 1, (4000, 1))
-    # Errors ten times as large on one side, and far from normal.
-    errors = rng.standard_t(3, (4000, 2)) * np.where(place > 0, 1.0, 0.1)
-    calibration = Calibration.of(place[:2000], errors[:2000])
-    restored = Calibration.from_tensors(calibration.tensors())
-    widths = restored.intervals(place[2000:])
-    for level, width in zip(LEVELS, widths, strict=True):
-        for side in (place[2000:, 0] > 0, place[2000:, 0] < 0):
-            held = (np.abs(errors[2000:])[side] <= width[side]).mean(0)
-            np.testing.assert_allclose(held, level, atol=0.05)
-    right = place[2000:, 0] > 0
-    assert np.median(widths[0][right]) > 5 * np.median(widths[0][~right])
-    with pytest.raises(ValueError, match="20 patterns"):
-        Calibration.of(place[:5], errors[:5])

@@ -111,7 +111,13 @@ def test_latent_sizes_are_swept_once(tiny_library, tmp_path, monkeypatch):
     more = sweep(
         tiny_library, tmp_path, BRIEF, sizes=(2, 3, 4), device="cpu", resume=True, progress=False
     )
-    assert asked == [4] and more[2] == found[2]
+    # Those that are finished take no further step.
+    assert asked == [2, 3, 4] and {size: more[size] for size in (2, 3)} == found
+    with pytest.raises(ValueError, match="cannot be resumed with another learning_rate"):
+        sweep(
+            tiny_library, tmp_path, replace(BRIEF, learning_rate=1e-5), sizes=(2,), device="cpu",
+            resume=True, progress=False,
+        )  # fmt: skip
 
 
 def test_the_papers_layers():
