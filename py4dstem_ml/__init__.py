@@ -4,8 +4,6 @@ Importing the package sets its methods on the toolkits' own classes, see `regist
 else is loaded when it is first used, torch included.
 """
 
-import logging
-
 from .lazy import lazy_names
 
 __version__ = "0.1.0"
@@ -28,9 +26,6 @@ _HOMES = {
     "unregister": "registration",
 }
 __all__ = sorted(["__version__", *_HOMES])
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
-
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)
 

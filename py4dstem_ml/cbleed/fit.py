@@ -31,7 +31,7 @@ from .dataset import (
 )  # fmt: skip
 from .images import Screen
 from .intervals import Calibration
-from .model import Reader, codes_of, features_of, nearest_distance
+from .model import Reader, at_noise, codes_of, features_of, nearest_distance
 from .network import Autoencoder, load_network
 from .regressors import Neighbours, Regressor, SupportVectors, Trees
 
@@ -48,8 +48,11 @@ _TRIED = 1200
 _ITERATIONS = 200_000
 #: Kernel values of some thousand codes stay in memory.
 _CACHE_MB = 1000
-#: Share of the calibration patterns that novelty does not flag.
-_USUAL = 0.99
+#: Share of the calibration patterns that novelty does not flag, and levels of noise that are
+#: told apart: what is usual for few electrons is strange for many.
+_USUAL, _NOISES = 0.99, 12
+#: By how much fewer electrons calibration patterns have at least than those of the training.
+_FEWER = 4
 #: Splits that hold out whole energies: patterns between others show nothing of those.
 _BY_ENERGY = ("energies", "all")
 #: Patterns that a calibration needs.
@@ -96,7 +99,7 @@ class FitConfig:
     leaf: int = 2
     between: int = 4000
     disturbed_copies: int = 0
-    calibration_copies: int = 4
+    calibration_copies: int = 8
     disturbance: Disturbance = field(default_factory=Disturbance)
     seed: int = 0
 
@@ -280,11 +283,13 @@ def fit_on(
 
     copies = watched.images.repeat(config.calibration_copies, 1, 1)
     truth = np.tile(watched.labels, (config.calibration_copies, 1))
-    codes, errors = codes_of(network, disturbed(copies, config.disturbance, generator))
+    fewest, most = config.disturbance.counts
+    # Fewer electrons, too: the noisiest patterns need others about them on both sides.
+    how = replace(config.disturbance, counts=(fewest / _FEWER, most))
+    codes, errors = codes_of(network, disturbed(copies, how, generator))
     seen = ((codes - mean) / scale).astype(np.float32)
     apart = np.column_stack([errors[:, 0], nearest_distance(seen, known)])
-    usual = np.median(apart, axis=0).clip(min=1e-9)
-    novel = usual * np.quantile((apart / usual).max(1), _USUAL)
+    noise, novel = _novel(apart, errors[:, 1])
     predicted = {name: one.predict(seen) for name, one in regressors.items()}
     off = {name: np.abs(values - truth).mean(0) for name, values in predicted.items()}
     chosen = tuple(min(off, key=lambda name: off[name][t]) for t in range(len(TARGETS)))
@@ -299,7 +304,18 @@ def fit_on(
         "fit": asdict(config),
         "origins": sorted({*network.metadata.get("origins", ()), *data.origins}),
     }  # fmt: skip
-    return Reader(network, mean, scale, regressors, chosen, novel, known, calibration, metadata)
+    return Reader(
+        network, mean, scale, regressors, chosen, noise, novel, known, calibration, metadata
+    )
+
+
+def _novel(apart: Floats, noise: Floats) -> tuple[Floats, Floats]:
+    """Levels of noise (k,), and what marks a pattern there as unlike the calibration's (k, 2)."""
+    shares = np.array_split(noise.argsort(), min(_NOISES, len(noise) // _FEWEST) or 1)
+    levels = np.array([np.median(noise[share]) for share in shares])
+    usual = np.array([np.median(apart[share], axis=0) for share in shares]).clip(min=1e-9)
+    ratio = (apart / at_noise(noise, levels, usual)).max(1)
+    return levels, usual * np.quantile(ratio, _USUAL)
 
 
 def _shown(

@@ -24,6 +24,7 @@ from .regressors import KINDS, Neighbours, Regressor
 _SMOOTH = 5
 #: How a factor e in the noise compares with a standard deviation in the code, for calibration.
 _NOISE = 4.0
+_ARRAYS = ("code_mean", "code_scale", "noise", "novel", "known")
 #: Images that are worked on at once.
 _AT_ONCE = 64
 
@@ -59,7 +60,8 @@ def codes_of(network: Autoencoder, images: torch.Tensor) -> tuple[npt.NDArray[np
     """Return codes (n, latent) and errors of the reconstruction (n, 2) of intensities (n, H, W).
 
     The errors are root mean squares relative to the image's: one of what is left smoothed over
-    neighbouring pixels, where counting noise is gone; one pixel by pixel, where it is not.
+    neighbouring pixels, where counting noise is gone; one of what the smoothing takes away, which
+    is noise.
     """
     codes, errors = [np.zeros((0, network.spec.latent), np.float32)], [np.zeros((0, 2))]
     device = next(network.parameters()).device
@@ -69,7 +71,9 @@ def codes_of(network: Autoencoder, images: torch.Tensor) -> tuple[npt.NDArray[np
             code = network.encode(seen)
             apart = seen - network.decode(code)
         smooth = functional.avg_pool2d(apart[:, None], _SMOOTH, 1, _SMOOTH // 2)[:, 0]
-        squared = torch.stack([one.square().mean((1, 2)) for one in (smooth, apart)], dim=1)
+        squared = torch.stack(
+            [one.square().mean((1, 2)) for one in (smooth, apart - smooth)], dim=1
+        )
         size = seen.square().mean((1, 2)).clamp(min=1e-12)
         errors.append((squared / size[:, None]).sqrt().cpu().double().numpy())
         codes.append(code.cpu().numpy())
@@ -89,9 +93,11 @@ class Reader:
         By name, each for all targets.
     chosen : tuple of str
         The regressor of each target.
-    novel : ndarray, shape (2,)
-        Errors of the reconstruction, and distances to the nearest known code, that 99 % of the
-        calibration patterns do not exceed.
+    noise : ndarray, shape (k,)
+        Rising levels of noise, see `codes_of`.
+    novel : ndarray, shape (k, 2)
+        At each, the error of the reconstruction, and the distance to the nearest known code, that
+        1 % of the calibration patterns exceed in one of both.
     known : ndarray, shape (m, latent)
         Standardised codes that novelty is measured from.
     calibration : Calibration
@@ -103,6 +109,7 @@ class Reader:
     code_scale: npt.NDArray[np.float32]
     regressors: dict[str, Regressor]
     chosen: tuple[str, ...]
+    noise: Floats
     novel: Floats
     known: npt.NDArray[np.float32]
     calibration: Calibration
@@ -133,7 +140,7 @@ class Reader:
         values = np.column_stack([predicted[name][:, t] for t, name in enumerate(names)])
         values[:, TARGETS.index("buckled")] = values[:, TARGETS.index("buckled")].clip(0, 1)
         apart = np.column_stack([errors[:, 0], nearest_distance(seen, self.known)])
-        novelty = (apart / self.novel).max(1)
+        novelty = (apart / at_noise(errors[:, 1], self.noise, self.novel)).max(1)
         intervals = self.calibration.intervals(features_of(seen, errors))
         return Reading(values, intervals, novelty, codes)
 
@@ -145,7 +152,7 @@ class Reader:
             kinds[name] = regressor.kind
             tensors |= {f"regressor/{name}/{k}": v for k, v in regressor.tensors().items()}
         tensors |= {f"calibration/{k}": v for k, v in self.calibration.tensors().items()}
-        for name in ("code_mean", "code_scale", "novel", "known"):
+        for name in _ARRAYS:
             tensors[name] = torch.from_numpy(getattr(self, name))
         said = {"regressors": kinds, "chosen": list(self.chosen), "levels": list(LEVELS)}
         return weights.save(path, tensors, {**self.metadata, "cbleed_reader": said})
@@ -167,16 +174,17 @@ class Reader:
             )
         said = metadata["cbleed_reader"]
         network = restored_network(_under("network/", tensors), metadata, name_or_path)
+        if tuple(said["levels"]) != LEVELS:
+            raise weights.WeightsError(
+                f"{name_or_path} has intervals of {said['levels']}, where {LEVELS} are read"
+            )
         try:
             regressors = {
                 name: KINDS[kind].from_tensors(_under(f"regressor/{name}/", tensors))
                 for name, kind in said["regressors"].items()
             }
             calibration = Calibration.from_tensors(_under("calibration/", tensors))
-            arrays = {
-                name: tensors[name].numpy()
-                for name in ("code_mean", "code_scale", "novel", "known")
-            }
+            arrays = {name: tensors[name].numpy() for name in _ARRAYS}
         except (KeyError, TypeError, ValueError) as error:
             raise weights.WeightsError(
                 f"{name_or_path} is of another version of the readers: {error}"
@@ -195,6 +203,15 @@ def features_of(codes: npt.NDArray, errors: Floats) -> npt.NDArray[np.float32]:
     """What makes patterns alike to a calibration: above all their noise, then their code."""
     noise = _NOISE * np.log(np.maximum(errors[:, 1], 1e-6))
     return np.column_stack([codes / np.sqrt(codes.shape[1]), noise]).astype(np.float32)
+
+
+def at_noise(given: Floats, noise: Floats, values: Floats) -> Floats:
+    """Return what (k, c) at rising levels of noise (k,) is between them, for noises (n,).
+
+    Beyond the first and last it is as there.
+    """
+    x, known = np.log(np.maximum(given, 1e-9)), np.log(np.maximum(noise, 1e-9))
+    return np.column_stack([np.interp(x, known, column) for column in values.T])
 
 
 def nearest_distance(codes: npt.NDArray, known: npt.NDArray) -> Floats:

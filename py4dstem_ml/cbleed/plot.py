@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_latent", "plot_latent_sizes", "plot_predictions", "plot_reconstructions"]
 
+#: Codes that are embedded at least.
+_FEWEST = 20
 #: What codes are coloured by, and the unit.
 _PARAMETERS = ("beam energy (eV)", "height (Å)", "length (Å)", "buckled")
 
@@ -98,6 +100,9 @@ def plot_latent(
 ) -> tuple[Figure | SubFigure, Sequence[Axes]]:
     """Show the latent space in two dimensions, coloured by each parameter.
 
+    Patterns of symmetric and of buckled dimers, between which there are none, are embedded one by
+    one and shown side by side.
+
     Parameters
     ----------
     codes : array_like, shape (n, d)
@@ -116,12 +121,22 @@ def plot_latent(
     """
     from matplotlib import pyplot
 
-    places, chosen = embedded(codes, neighbours=neighbours)
-    said = np.asarray(labels, dtype=float)[chosen]
+    given, said = np.asarray(codes, dtype=float), np.asarray(labels, dtype=float)
+    shown, places = [], []
+    kinds = said[:, 3] > 0.5
+    if min(kinds.sum(), (~kinds).sum()) < _FEWEST:
+        kinds = np.zeros(len(said), dtype=bool)  # too few for a picture of their own
+    for kind in np.unique(kinds):
+        rows = np.flatnonzero(kinds == kind)
+        found, chosen = embedded(given[rows], neighbours=neighbours)
+        wide = np.ptp(found, axis=0).clip(min=1e-30)
+        places.append((found - found.min(0)) / wide + [1.2 * len(places), 0.0])
+        shown.append(rows[chosen])
+    where, said = np.concatenate(places), said[np.concatenate(shown)]
     if ax is None:
         _, ax = pyplot.subplots(1, 4, figsize=(14, 3.4), layout="constrained")
     for axes, column, title in zip(ax, said.T, _PARAMETERS, strict=True):
-        drawn = axes.scatter(*places.T, c=column, s=4, cmap="viridis")
+        drawn = axes.scatter(*where.T, c=column, s=4, cmap="viridis")
         axes.figure.colorbar(drawn, ax=axes)
         axes.set(title=title, xticks=[], yticks=[])
     return ax[0].figure, ax

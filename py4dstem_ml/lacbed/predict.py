@@ -45,6 +45,8 @@ class _Predictor(LazyModel):
     """What both directions share: a network of that direction, and the range it holds in."""
 
     direction: ClassVar[str]
+    #: What to do about that, in the error that refuses it.
+    elsewhere: ClassVar[str] = ""
 
     def __init__(self, model: str | os.PathLike | None = None, *, device: Any = None) -> None:
         super().__init__(model, device)
@@ -85,7 +87,10 @@ class _Predictor(LazyModel):
         """
         said = self.loaded.metadata
         if np.ndim(a) or np.ndim(thickness) or np.ndim(energy_ev):
-            raise ValueError("a, thickness and voltage are one number each: those of all pictures")
+            raise ValueError(
+                "a, thickness and voltage are one number each, those of all pictures: call once "
+                "for each thickness"
+            )
         if not _VOLTAGES[0] <= energy_ev <= _VOLTAGES[1]:
             raise ValueError(
                 f"the voltage must be {_VOLTAGES[0]:g} to {_VOLTAGES[1]:g} V, not {energy_ev:g}"
@@ -94,7 +99,7 @@ class _Predictor(LazyModel):
         if not least <= a <= most:
             raise ValueError(
                 f"the network knows cubic crystals with a from {least:.3g} to {most:.3g} Å, not "
-                f"{a:.4g} Å; generate_lacbed computes any"
+                f"{a:.4g} Å{self.elsewhere}"
             )
         # A voltage scales depth: what counts is the thickness that is as deep at the library's.
         share = wavelength(said["energy_ev"]) / wavelength(energy_ev)
@@ -104,7 +109,7 @@ class _Predictor(LazyModel):
         if not thinnest / _BEYOND <= thickness <= thickest * _BEYOND:
             raise ValueError(
                 f"the network knows foils from {thinnest:.0f} to {thickest:.0f} Å at "
-                f"{energy_ev / 1e3:g} kV, not {thickness:g} Å; generate_lacbed computes any"
+                f"{energy_ev / 1e3:g} kV, not {thickness:g} Å{self.elsewhere}"
             )
 
     def _run(
@@ -146,6 +151,7 @@ class LacbedGenerator(_Predictor):
     """
 
     direction = "forward"
+    elsewhere = "; generate_lacbed computes any"
 
     def __call__(
         self,
@@ -219,6 +225,8 @@ class PotentialPredictor(_Predictor):
     -----
     A bright field does not tell where the unit cell begins: the origin is the one that training
     crystals have, the point with the most symmetry where the potential is highest.
+
+    Patterns are understood without absorption, with B = 0.5 Å^2, as the library's are.
     """
 
     direction = "inverse"
@@ -350,7 +358,8 @@ class PotentialPredictor(_Predictor):
             if found.likeness < _DOUBTFUL:
                 _log.warning(
                     "nothing explains the pattern well, R = %.2f: is it a bright field along "
-                    "[001], centred, a* down the rows, of this a and thickness?", found.likeness,
+                    "[001], centred to a pixel, a* down the rows, of this a and thickness, without "
+                    "strong absorption?", found.likeness,
                 )  # fmt: skip
             yield found
 

@@ -52,13 +52,15 @@ def generate_lacbed(
         no directions a lattice vector apart share their work, take tens of seconds: for a few mrad
         take `py4dstem_ml.physics.patterns.cbed`.
     pixels : int
-        Rows and columns of an image.
+        Rows and columns of an image; the axis is in the middle, between pixels. Where a vector of
+        the zone is a whole number of pixels long, as by default, work is shared: 100 pixels take
+        five times as long as 96.
     reflections : array_like of int, shape (r, 3)
         hkl of the disks, normal to the zone; default the bright field.
     b_iso : float or array_like, shape (n,), optional
         Isotropic thermal motion B in Å^2, which py4DSTEM's crystal does not hold; default 0.5.
     absorption : bool
-        Thermal diffuse absorption.
+        Thermal diffuse absorption, as a measured pattern has it; several times as long as without.
     layers : int
         Higher-order Laue zones taken into account.
     q_max, max_beams
@@ -72,7 +74,8 @@ def generate_lacbed(
     -------
     dict of (h, k, l) to DiffractionSlice
         Intensities, the incident beam being 1: (pixels, pixels) for one thickness, else
-        (t, pixels, pixels) with the thicknesses as labels; calibrated in 1/Å.
+        (t, pixels, pixels) with the thicknesses as labels; calibrated in 1/Å. The zone's shortest
+        reciprocal vector runs down the rows.
 
     Raises
     ------

@@ -57,14 +57,16 @@ def generate_lacbed_aiml(
     Returns
     -------
     dict of (0, 0, 0) to DiffractionSlice
-        As of `generate_lacbed`: intensities, the incident beam being 1, calibrated in 1/Å; 8 a*
-        from the axis to the edges, 64 x 64 pixels.
+        As of `generate_lacbed`: intensities, the incident beam being 1, calibrated in 1/Å; 64 x 64
+        pixels, 8 a* from the axis to the edges, those of the longest cell edge where it is not
+        cubic and is computed.
 
     Raises
     ------
     ValueError
         If the crystal is not cubic, its lattice constant, the thickness, the voltage or the zone
-        is not within the range of the training, or ``outside`` is no such choice.
+        is not within the range of the training, unless ``outside`` is "exact"; if that is no such
+        choice.
 
     Examples
     --------
@@ -164,7 +166,9 @@ def predict_projected_potential(
     Parameters
     ----------
     pattern : DiffractionSlice, or array_like, shape (..., m, m)
-        Centred on the zone axis, a* down the rows, in any units; reaches 8 a* at least.
+        Centred on the zone axis to a pixel (the middle, n/2, of an even number lies between
+        pixels), a* down the rows, in any units, without absorption; reaches 8 a* at least. A
+        slice of one thickness.
     a : float
         Lattice constant, Å.
     thickness : float
@@ -189,8 +193,8 @@ def predict_projected_potential(
     ------
     ValueError
         If the pattern is not square, not finite, constant, or does not reach far enough; if a
-        slice is not calibrated in 1/Å; if a, the thickness or the voltage is outside the range of
-        the training.
+        slice is not calibrated in 1/Å, of several thicknesses, or another disk; if a, the
+        thickness or the voltage is outside the range of the training.
 
     Examples
     --------
@@ -213,6 +217,8 @@ def predict_projected_potential(
 
     predictor = PotentialPredictor(weights, atlas=atlas, device=device)
     is_slice = hasattr(pattern, "calibration")
+    if is_slice:
+        _refuse_slice(pattern)
     if is_slice and pixel_size is None:
         units = pattern.calibration.get_Q_pixel_units()
         if units != "A^-1":
@@ -228,8 +234,19 @@ def predict_projected_potential(
         return found
     from py4DSTEM.data import RealSlice
 
-    labels = getattr(pattern, "slicelabels", None) if found.ndim == 3 else None
-    potential = RealSlice(found, name="projected potential", slicelabels=labels)
+    potential = RealSlice(found, name="projected potential")
     potential.calibration.set_R_pixel_size(a / predictor.pixels)
     potential.calibration.set_R_pixel_units("A")
     return potential
+
+
+def _refuse_slice(pattern: DiffractionSlice) -> None:
+    """Refuse slices that `generate_lacbed` made of something else than one bright field."""
+    if np.ndim(pattern.data) > 2:
+        raise ValueError(
+            "the slice is a series, and each of its patterns has a thickness of its own: give one, "
+            "series[label].data, with pixel_size"
+        )
+    name = str(getattr(pattern, "name", ""))
+    if name.startswith("lacbed ") and name != "lacbed 0 0 0":
+        raise ValueError(f"the slice is the disk {name[7:]}: the bright field, 0 0 0, is read")

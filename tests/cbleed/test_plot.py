@@ -36,8 +36,12 @@ def test_each_parameter_colours_the_latent_space():
     rng = np.random.default_rng(0)
     labels = rng.random((90, 4))
     fig, axes = plot_latent(np.column_stack([labels[:, :2], labels[:, 0] ** 2]), labels)
+    symmetric = labels[:, 3] <= 0.5
+    said = np.concatenate([labels[symmetric], labels[~symmetric]])
     for n, ax in enumerate(axes):
-        np.testing.assert_array_equal(ax.collections[0].get_array(), labels[:, n])
+        np.testing.assert_array_equal(ax.collections[0].get_array(), said[:, n])
+    left, right = np.split(axes[0].collections[0].get_offsets()[:, 0], [symmetric.sum()])
+    assert left.max() < right.min()  # kinds stand side by side
 
 
 def test_reconstructions_stand_beside_images():

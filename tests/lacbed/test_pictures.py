@@ -36,3 +36,21 @@ def test_what_holds_nothing_is_refused(picture, message):
     with pytest.raises(ValueError, match=message) as error:
         sound_pictures(picture, "scan")
     assert "\n" not in str(error.value)
+
+
+def test_a_camera_of_twice_as_many_pixels_shows_the_same_points():
+    """Means over four pixels would not: patterns vary within a pixel."""
+    x = (np.arange(64) - 31.5) / 64
+    fine = (np.arange(128) - 63.5) / 128
+    wave = lambda at: np.cos(2 * np.pi * 11 * at)[:, None] * np.cos(2 * np.pi * 7 * at)  # noqa: E731
+    found = resampled(wave(fine)[None].astype(np.float32), 0.5, 64, 1.0)[0]
+    inner = slice(4, -4)
+    np.testing.assert_allclose(found[inner, inner], wave(x)[inner, inner], atol=0.03)
+
+
+def test_a_slice_is_told_to_be_given_as_its_data():
+    class Slice:
+        data = np.eye(16)
+
+    with pytest.raises(ValueError, match="is a Slice: give its .data, and its pixel_size"):
+        sound_pictures(Slice(), "pattern")

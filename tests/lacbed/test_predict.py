@@ -174,7 +174,7 @@ def test_bad_pictures_are_refused(name, picture, message, request):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a": 3.0}, "a from 3.5 to 6 Å, not 3 Å"), ({"a": 0.4}, "generate_lacbed computes any"),
+        ({"a": 3.0}, "a from 3.5 to 6 Å, not 3 Å"), ({"a": 0.4}, "not 0.4 Å"),
         ({"a": np.nan}, "not nan"), ({"thickness": 900.0}, "foils from 200 to 600 Å at 200 kV"),
         ({"thickness": 50}, "not 50 Å"), ({"thickness": -400.0}, "not -400"),
         ({"thickness": np.nan}, "not nan"), ({"energy_ev": 200}, "60000 to 400000 V, not 200"),

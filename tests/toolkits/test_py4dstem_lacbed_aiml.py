@@ -164,16 +164,21 @@ def test_a_slice_is_read_as_a_calibrated_slice(inverse_file, pattern, tmp_path):
     np.testing.assert_array_equal(py4DSTEM.read(str(tmp_path / "a.h5")).data, found.data)
 
 
-def test_a_series_keeps_its_labels(inverse_file, pattern):
+def test_of_a_series_one_pattern_is_read(inverse_file, pattern):
     series = _slice(np.stack([pattern, pattern.T]), slicelabels=["300", "400"])
-    found = predict_projected_potential(
-        series, a=4.05, thickness=400, weights=inverse_file, atlas=False
-    )
-    assert found.slicelabels == ["300", "400"]
-    one = predict_projected_potential(
-        _slice(pattern.T), a=4.05, thickness=400, weights=inverse_file, atlas=False
-    )
-    np.testing.assert_allclose(found["400"].data, one.data, atol=1e-3, rtol=1e-3)
+    known = {"a": 4.05, "thickness": 400, "weights": inverse_file, "atlas": False}
+    with pytest.raises(ValueError, match="a series.*give one, series"):
+        predict_projected_potential(series, **known)
+    found = predict_projected_potential(series["400"].data, **known, pixel_size=SIZE)
+    one = predict_projected_potential(_slice(pattern.T), **known)
+    np.testing.assert_allclose(found, one.data, atol=1e-3, rtol=1e-3)
+
+
+def test_another_disk_is_not_read(inverse_file, pattern):
+    disk = _slice(pattern)
+    disk.name = "lacbed 2 0 0"
+    with pytest.raises(ValueError, match="the disk 2 0 0: the bright field"):
+        predict_projected_potential(disk, a=4.05, thickness=400, weights=inverse_file)
 
 
 def test_what_is_simulated_is_read(inverse_file):
@@ -188,7 +193,7 @@ def test_what_is_simulated_is_read(inverse_file):
     ("change", "message"),
     [
         ({"pattern": _slice(np.eye(16), "pixels", 1)}, "calibrated in pixels, not A\\^-1"),
-        ({"pattern": _slice(np.eye(16), size=0.8 * SIZE)}, "but the network looks at"),
+        ({"pattern": _slice(np.eye(16), size=0.8 * SIZE)}, "but 0.494 1/Å are looked at"),
         ({"pattern": np.ones((16, 16))}, "is constant"), ({"pattern": np.eye(16)[:9]}, "square"),
         ({"pattern": np.full((16, 16), np.nan)}, "NaN"), ({"a": 30.0}, "not 30 Å"),
         ({"thickness": 1}, "not 1 Å"), ({"accelerating_voltage": 200.0}, "not 200"),
