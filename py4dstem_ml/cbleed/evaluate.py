@@ -200,18 +200,18 @@ def unknown_row(name: str, reader: Reader, images: torch.Tensor) -> Row:
 
 
 def latency_ms(reader: Reader, image: npt.NDArray, repeats: int = 30) -> float:
-    """Return the median time in ms in which one image is read on one core, all steps included."""
-    from threadpoolctl import threadpool_limits
+    """Return the median time in ms in which one image is read on one thread, all steps included.
 
+    Torch's one thread; OMP_NUM_THREADS=1 keeps numpy to one, too.
+    """
     regressor, times = CBLEEDRegressor.of(reader), []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):  # numpy's
-            for _ in range(repeats + 3):
-                started = time.perf_counter()
-                regressor(image)
-                times.append(time.perf_counter() - started)
+        for _ in range(repeats + 3):
+            started = time.perf_counter()
+            regressor(image)
+            times.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)
     return 1e3 * float(np.median(times[3:]))
