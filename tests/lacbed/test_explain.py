@@ -145,3 +145,28 @@ def test_without_known_crystals_the_reading_explains_the_pattern(atlas, aluminiu
     found = best_explained(aluminium, reading, atlas.only(()), **AT)
     assert found.crystal is None and found.likeness > 0.999
     np.testing.assert_allclose(found.potential, reading, rtol=1e-5)
+
+
+def test_at_another_voltage_crystals_are_looked_up_at_another_depth(atlas, aluminium, noise):
+    asked = []
+
+    class Spied(Atlas):
+        def nearest(self, pattern, tau, count):
+            asked.append(tau)
+            return super().nearest(pattern, tau, count)
+
+    spied = Spied(**{one: getattr(atlas, one) for one in vars(atlas) if not one.startswith("_")})
+    for energy_ev in (200e3, 300e3):
+        best_explained(aluminium, noise, spied, **{**AT, "energy_ev": energy_ev})
+    assert asked[0] == depth(4.05, 200.0, 200e3)
+    # Electrons of 300 kV are 14 % heavier than those of 200 kV.
+    assert asked[1] / depth(4.05, 200.0, 300e3) == pytest.approx(1.141**0.75, rel=1e-3)
+
+
+def test_a_pattern_of_a_stronger_potential_is_explained_by_one_made_stronger(atlas, potential):
+    pattern = _quick(1.1 * potential, 4.05, 200.0, 200e3)
+    wrong = np.ones((16, 16), np.float32)
+    wrong[3, 5] = 2.0
+    found = best_explained(pattern, wrong, atlas, **AT)
+    assert found.crystal.name.endswith("(mp-1)") and found.likeness > 0.9999
+    np.testing.assert_allclose(found.potential, 1.1 * potential, atol=1e-3 * np.ptp(potential))
