@@ -50,7 +50,7 @@ _ITERATIONS = 200_000
 _CACHE_MB = 1000
 #: Share of the calibration patterns that novelty does not flag, and levels of noise that are
 #: told apart: what is usual for few electrons is strange for many.
-_USUAL, _NOISES = 0.99, 12
+_USUAL, _NOISES = 0.95, 12
 #: By how much fewer electrons calibration patterns have at least than those of the training.
 _FEWER = 4
 #: Splits that hold out whole energies: patterns between others show nothing of those.
@@ -330,6 +330,8 @@ def _shown(
             "nothing was held out to calibrate on: intervals are those of a tenth of the "
             "patterns, which patterns drawn between others may have shown"
         )
+    if len(watched) * config.calibration_copies < _FEWEST:
+        raise ValueError(f"{len(data)} patterns are too few to fit and calibrate regressors")
     if not len(train):
         raise ValueError(f"the split {rule!r} leaves no pattern of this library to fit to")
     images, targets = between_too(data, train, rule, config)

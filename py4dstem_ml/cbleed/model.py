@@ -41,7 +41,7 @@ class Reading:
     intervals : ndarray, shape (levels, n, 4)
         Half widths for each of `intervals.LEVELS`.
     novelty : ndarray, shape (n,)
-        Above 1: unlike 99 % of the patterns that the reader was calibrated on; not to be trusted.
+        Above 1: unlike 95 % of the patterns that the reader was calibrated on; not to be trusted.
     codes : ndarray, shape (n, latent)
     """
 
@@ -97,7 +97,7 @@ class Reader:
         Rising levels of noise, see `codes_of`.
     novel : ndarray, shape (k, 2)
         At each, the error of the reconstruction, and the distance to the nearest known code, that
-        1 % of the calibration patterns exceed in one of both.
+        5 % of the calibration patterns exceed in one of both.
     known : ndarray, shape (m, latent)
         Standardised codes that novelty is measured from.
     calibration : Calibration

@@ -53,7 +53,8 @@ class CBLEEDRegressor(LazyModel):
     centre : (float, float), optional
         Row and column of the surface normal; None: the middle. Only with ``pixel_size``.
     rotation_deg : float
-        By which the surface's x axis, along the dimer rows, is turned from rows towards columns.
+        By which the surface's x axis, along the dimer rows, is turned from the images' first axis
+        towards the second.
     on_bad : {"raise", "flag"}
         An image that cannot be read is refused, or is NaN with infinite novelty, as a live stream
         may want it.
@@ -125,7 +126,8 @@ class CBLEEDRegressor(LazyModel):
         Parameters
         ----------
         image : array_like, shape (H, W)
-            Intensities on any linear scale; rows along the dimer rows, columns along the dimers.
+            Intensities in any unit, the background subtracted and the camera's gain divided out;
+            the first axis along the dimer rows, the second along the dimers.
 
         Raises
         ------
@@ -171,6 +173,9 @@ class CBLEEDRegressor(LazyModel):
             As for one image; ``on_bad`` does not count.
         """
         given = _unmasked(images)
+        if given.ndim != 3:
+            raise ValueError(f"give a stack of images, (n, H, W); not {given.shape}")
+        self._refuse_size(given)
         for image in given:
             _refuse(image)
         seen = self._on_screen(given)
@@ -179,6 +184,7 @@ class CBLEEDRegressor(LazyModel):
         return self.loaded.read(torch.from_numpy(seen))
 
     def _rows(self, images: npt.NDArray) -> npt.NDArray[np.float64]:
+        self._refuse_size(images)
         found = np.full((len(images), len(COLUMNS)), np.nan)
         found[:, -1] = np.inf
         good = self._readable(images)
@@ -206,12 +212,10 @@ class CBLEEDRegressor(LazyModel):
                 good.append(n)
         return np.array(good, dtype=np.int64)
 
-    def _on_screen(self, images: npt.NDArray) -> npt.NDArray[np.float32]:
-        screen = self.loaded.screen
-        # Of any unit: float32 cannot hold the sums of very small or large numbers.
-        images = images / images.max((1, 2), keepdims=True).astype(np.float64)
+    def _refuse_size(self, images: npt.NDArray) -> None:
         if self.pixel_size is not None:
-            return resampled(images, screen, self.pixel_size, self.centre, self.rotation_deg)
+            return
+        screen = self.loaded.screen
         wanted = (screen.pixels, screen.pixels)
         if images.shape[1:] != wanted:
             raise ValueError(
@@ -219,6 +223,23 @@ class CBLEEDRegressor(LazyModel):
                 f"{screen.pixel_size:g} rad/Å, not {images.shape[1]} x {images.shape[2]}; give "
                 "pixel_size (and centre) to have them resampled"
             )
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the reader, e.g. one of `CBLEEDAutoencoder.with_labels`; its path is a model.
+
+        Parameters
+        ----------
+        path : str or path
+            ``*.safetensors``.
+        """
+        return self.loaded.save(path)
+
+    def _on_screen(self, images: npt.NDArray) -> npt.NDArray[np.float32]:
+        screen = self.loaded.screen
+        # Of any unit: float32 cannot hold the sums of very small or large numbers.
+        images = images / images.max((1, 2), keepdims=True).astype(np.float64)
+        if self.pixel_size is not None:
+            return resampled(images, screen, self.pixel_size, self.centre, self.rotation_deg)
         return images.astype(np.float32)
 
 
@@ -241,8 +262,9 @@ def _refuse(image: npt.NDArray, resampled: bool = False) -> None:
     lit = image > _LIT * top
     if not resampled and (image[lit] == top).mean() > _SATURATED and lit.sum() > _FEW / _SATURATED:
         raise ValueError(
-            f"the image is saturated or constant: more than {100 * _SATURATED:g} % of its bright "
-            "pixels share its greatest value; shorten the exposure"
+            "the image is saturated, constant or nearly empty: more than "
+            f"{100 * _SATURATED:g} % of its bright pixels share its greatest value; change the "
+            "exposure"
         )
 
 

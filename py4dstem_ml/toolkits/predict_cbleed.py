@@ -30,7 +30,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--rotation", type=float, default=0.0, help="degrees, see CBLEEDRegressor")
     parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--pattern", default="*.npy", help="of the names in a folder")
+    parser.add_argument(
+        "--pattern", default="*.npy", help="of the names in a folder; default *.npy"
+    )
     parser.add_argument(
         "--patience", type=float, default=60.0, help="seconds without a new file in a folder"
     )
@@ -39,12 +41,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> str:
     """Run ``py4dstem-ml predict cbleed``."""
     make_room(args.output, [args.source], args.overwrite)
+    folder = args.source.is_dir() and not args.source.suffix  # a .zspy file is a folder
     regressor = CBLEEDRegressor(
         args.weights, device=args.device, pixel_size=args.pixel_size,
         centre=None if args.centre is None else tuple(args.centre), rotation_deg=args.rotation,
-        on_bad="flag",
+        on_bad="raise" if folder else "flag",  # whoever follows a folder says why
     )  # fmt: skip
-    if args.source.is_dir() and not args.source.suffix:  # a .zspy file is a folder
+    if folder:
         rows = _followed(args, regressor)
     else:
         values = regressor.read(load_patterns(args.source).array).reshape(-1, len(COLUMNS))
@@ -57,6 +60,8 @@ def run(args: Namespace) -> str:
             table.writerow([name, *(f"{value:.6g}" for value in row)])
             file.flush()  # whoever watches a live stream reads along
             count, novel = count + 1, novel + (row[-1] > 1)
+    if not count:
+        raise ValueError(f"{args.source} holds no image that matches --pattern {args.pattern!r}")
     return f"{count} images, {novel} of them unlike the training set or not readable: {args.output}"
 
 

@@ -94,7 +94,7 @@ def spoilt(image, what):
         bad[:] = 0
     elif what == "saturated":
         bad = np.minimum(bad, np.quantile(bad, 0.95))
-    elif what == "saturated or constant":
+    elif what == "saturated, constant":
         bad[:] = 7
     elif what == "real numbers":
         bad = bad.astype(complex)
@@ -102,7 +102,7 @@ def spoilt(image, what):
 
 
 @pytest.mark.parametrize(
-    "what", ["NaN", "empty", "saturated", "saturated or constant", "real numbers"]
+    "what", ["NaN", "empty", "saturated", "saturated, constant", "real numbers"]
 )
 def test_bad_images_are_refused_or_flagged(reader_file, image, what):
     bad = spoilt(image, what)
@@ -280,3 +280,23 @@ def test_files_that_cannot_be_loaded_do_not_end_the_loop(reader_file, image, tmp
     assert sorted(frame.name for frame in frames) == ["a.npy", "b.npy"]
     errors = {frame.name: frame.error for frame in frames}
     assert errors == {"a.npy": "", "b.npy": "unpack requires 4 bytes"}
+
+
+def test_a_reader_of_own_labels_is_kept(trained, data, tmp_path):
+    auto = CBLEEDAutoencoder(trained / "autoencoder.safetensors")
+    made = auto.with_labels(data.images.numpy(), data.labels, replace(QUICK, between=0))
+    image = data.images[3].numpy()
+    kept = CBLEEDRegressor(made.save(tmp_path / "own.safetensors"))
+    np.testing.assert_allclose(kept(image), made(image), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="5 patterns are too few"):
+        auto.with_labels(data.images[:5].numpy(), data.labels[:5], replace(QUICK, between=0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((32, 32), "a stack of images"), ((2, 33, 32), "of 32 x 32 pixels"), ((32, 32, 3), "32 x 32")],
+)
+def test_sizes_are_told_before_contents(reader_file, shape, message):
+    regressor = CBLEEDRegressor(reader_file, on_bad="flag")
+    with pytest.raises(ValueError, match=message):
+        regressor.reading(np.zeros(shape))

@@ -52,3 +52,12 @@ def test_a_folder_becomes_a_table(data, reader_file, tmp_path):
     words = ["predict", "cbleed", str(folder), "--weights", str(reader_file), "--patience", "1.5"]
     assert cli.main([*words, "--output", str(tmp_path / "out.csv")]) == 0
     assert sorted(row["image"] for row in table(tmp_path / "out.csv")) == ["0.npy", "1.npy"]
+
+
+def test_a_folder_without_images_is_an_error(reader_file, tmp_path, capsys):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    (frames / "a.tif").write_bytes(b"")
+    words = ["predict", "cbleed", str(frames), "--output", str(tmp_path / "t.csv")]
+    assert cli.main([*words, "--weights", str(reader_file), "--patience", "0.3"]) == 1
+    assert "holds no image that matches --pattern '*.npy'" in capsys.readouterr().err
