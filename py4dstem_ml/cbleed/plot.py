@@ -63,7 +63,7 @@ def plot_reconstructions(
 
 
 def embedded(
-    codes: npt.ArrayLike, *, neighbours: int = 12, most: int = 1500
+    codes: npt.ArrayLike, *, neighbours: int = 12, most: int = 800
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Return codes in two dimensions by Hessian locally linear embedding, and which they are.
 
