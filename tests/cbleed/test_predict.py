@@ -257,7 +257,7 @@ def test_a_file_still_being_written_is_read_when_it_is_whole(reader_file, image,
 
     writer = threading.Thread(target=finish)
     writer.start()
-    frames = follow(tmp_path, CBLEEDRegressor(reader_file), patience_s=1.5, poll_s=0.02)
+    frames = follow(tmp_path, CBLEEDRegressor(reader_file), patience_s=3.0, poll_s=0.02)
     found = {frame.name: frame for frame in frames}
     writer.join()
     assert set(found) == {"whole.npy", "slow.npy"} and not any(f.error for f in found.values())
@@ -276,7 +276,7 @@ def test_files_that_cannot_be_loaded_do_not_end_the_loop(reader_file, image, tmp
         return np.load(path)
 
     regressor = CBLEEDRegressor(reader_file)
-    frames = list(follow(tmp_path, regressor, load=load, patience_s=1.5, poll_s=0.02))
+    frames = list(follow(tmp_path, regressor, load=load, patience_s=3.0, poll_s=0.02))
     assert sorted(frame.name for frame in frames) == ["a.npy", "b.npy"]
     errors = {frame.name: frame.error for frame in frames}
     assert errors == {"a.npy": "", "b.npy": "unpack requires 4 bytes"}
