@@ -84,6 +84,20 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 
 
+def refuse_masked(array: Any, what: str) -> None:
+    """Refuse an array whose mask numpy would drop without a word.
+
+    Raises
+    ------
+    ValueError
+        If something in it is masked.
+    """
+    import numpy as np
+
+    if np.ma.is_masked(array):
+        raise ValueError(f"the {what} is masked: replace what is hidden, e.g. by its neighbours")
+
+
 def iter_blocks(
     array: Any, batch_size: int, positions: Sequence | np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -35,9 +35,9 @@ TESTED_EV, WATCHED_EV = (31, 7), (34, 14)
 _TESTED, _WATCHED = 0.2, 0.08
 #: Written into weights; raised when the rule changes, so that no model is judged on what it saw.
 SPLIT_RULE = 1
+SPLITS = ("paper", "energies", "all", "random")
 #: Energies that are drawn until one may be.
 _TRIES = 1000
-SPLITS = ("paper", "energies", "all", "random")
 
 
 @dataclass(frozen=True, eq=False)

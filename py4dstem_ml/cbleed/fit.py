@@ -28,10 +28,10 @@ from .dataset import (
     Floats,
     is_held_out,
     split,
-)  # fmt: skip
+)
 from .images import Screen
 from .intervals import Calibration
-from .model import Reader, at_noise, codes_of, features_of, nearest_distance
+from .model import Reader, apart_from, codes_of, features_of, novelty_of
 from .network import Autoencoder, load_network
 from .regressors import Neighbours, Regressor, SupportVectors, Trees
 
@@ -288,7 +288,7 @@ def fit_on(
     how = replace(config.disturbance, counts=(fewest / _FEWER, most))
     codes, errors = codes_of(network, disturbed(copies, how, generator))
     seen = ((codes - mean) / scale).astype(np.float32)
-    apart = np.column_stack([errors[:, 0], nearest_distance(seen, known)])
+    apart = apart_from(seen, errors, known)
     noise, novel = _novel(apart, errors[:, 1])
     predicted = {name: one.predict(seen) for name, one in regressors.items()}
     off = {name: np.abs(values - truth).mean(0) for name, values in predicted.items()}
@@ -314,8 +314,7 @@ def _novel(apart: Floats, noise: Floats) -> tuple[Floats, Floats]:
     shares = np.array_split(noise.argsort(), min(_NOISES, len(noise) // _FEWEST) or 1)
     levels = np.array([np.median(noise[share]) for share in shares])
     usual = np.array([np.median(apart[share], axis=0) for share in shares]).clip(min=1e-9)
-    ratio = (apart / at_noise(noise, levels, usual)).max(1)
-    return levels, usual * np.quantile(ratio, _USUAL)
+    return levels, usual * np.quantile(novelty_of(apart, noise, levels, usual), _USUAL)
 
 
 def _shown(

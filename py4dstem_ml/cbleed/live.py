@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .predict import COLUMNS, CBLEEDRegressor
+from .predict import COLUMNS, UNREADABLE, CBLEEDRegressor, numbers_of
 
 #: Seconds that a file must have kept its size and time: it is not being written any more.
 _SETTLED = 0.2
@@ -103,10 +103,10 @@ def follow(
     for name, image in frames:
         started = time.perf_counter()
         error = str(image) if isinstance(image, Exception) else ""
-        values = np.append(np.full(len(COLUMNS) - 1, np.nan), np.inf)
+        values = UNREADABLE
         if not error:
             try:
-                values = reads(image)
+                values = numbers_of(reads.reading(np.asanyarray(image)[None]))[0]
             except ValueError as refused:
                 error = str(refused)
         yield Frame(name, values, 1e3 * (time.perf_counter() - started), error)
@@ -126,10 +126,7 @@ def _files(
     while True:
         # Before looking: what comes while the others are read is looked at once more.
         now = time.monotonic()
-        for path in _by_time(folder.glob(pattern), read):
-            state = _state(path)
-            if state is None:
-                continue
+        for path, state in _by_time(folder.glob(pattern), read):
             if looks.get(path, (None, 0.0))[0] != state:
                 looks[path] = state, time.monotonic()
                 last = time.monotonic()
@@ -160,6 +157,8 @@ def _state(path: Path) -> tuple[int, int] | None:
     return said.st_size, said.st_mtime_ns
 
 
-def _by_time(paths: Iterable[Path], read: set[Path]) -> list[Path]:
-    fresh = [(_state(path), path) for path in paths if path not in read]
-    return [path for state, path in sorted(fresh, key=lambda one: (one[0] or (0, 0))[::-1])]
+def _by_time(paths: Iterable[Path], read: set[Path]) -> list[tuple[Path, tuple[int, int]]]:
+    """Files that are there and were not read, and their states, the oldest first."""
+    states = {path: _state(path) for path in paths if path not in read}
+    there = [(path, state) for path, state in states.items() if state is not None]
+    return sorted(there, key=lambda one: one[1][::-1])

@@ -139,8 +139,8 @@ class Reader:
         predicted = {name: self.regressors[name].predict(seen) for name in set(names)}
         values = np.column_stack([predicted[name][:, t] for t, name in enumerate(names)])
         values[:, TARGETS.index("buckled")] = values[:, TARGETS.index("buckled")].clip(0, 1)
-        apart = np.column_stack([errors[:, 0], nearest_distance(seen, self.known)])
-        novelty = (apart / at_noise(errors[:, 1], self.noise, self.novel)).max(1)
+        apart = apart_from(seen, errors, self.known)
+        novelty = novelty_of(apart, errors[:, 1], self.noise, self.novel)
         intervals = self.calibration.intervals(features_of(seen, errors))
         return Reading(values, intervals, novelty, codes)
 
@@ -205,13 +205,20 @@ def features_of(codes: npt.NDArray, errors: Floats) -> npt.NDArray[np.float32]:
     return np.column_stack([codes / np.sqrt(codes.shape[1]), noise]).astype(np.float32)
 
 
-def at_noise(given: Floats, noise: Floats, values: Floats) -> Floats:
-    """Return what (k, c) at rising levels of noise (k,) is between them, for noises (n,).
+def apart_from(codes: npt.NDArray, errors: Floats, known: npt.NDArray) -> Floats:
+    """Return by what patterns are new (n, 2): reconstruction's error, distance to a known code."""
+    return np.column_stack([errors[:, 0], nearest_distance(codes, known)])
 
-    Beyond the first and last it is as there.
+
+def novelty_of(apart: Floats, noise: Floats, levels: Floats, usual: Floats) -> Floats:
+    """Return the greater ratio (n,) of `apart_from` (n, 2) to what is usual at a pattern's noise.
+
+    What is usual (k, 2) is known at rising levels of noise (k,); beyond the first and last it is
+    as there.
     """
-    x, known = np.log(np.maximum(given, 1e-9)), np.log(np.maximum(noise, 1e-9))
-    return np.column_stack([np.interp(x, known, column) for column in values.T])
+    x, known = np.log(np.maximum(noise, 1e-9)), np.log(np.maximum(levels, 1e-9))
+    at_noise = np.column_stack([np.interp(x, known, column) for column in usual.T])
+    return (apart / at_noise).max(1)
 
 
 def nearest_distance(codes: npt.NDArray, known: npt.NDArray) -> Floats:

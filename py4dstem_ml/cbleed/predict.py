@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from .. import weights
-from ..compute import iter_blocks, pick_device
+from ..compute import iter_blocks, pick_device, refuse_masked
 from ..lazy_model import LazyModel
 from ..progress import progress_bar
 from .augment import Disturbance
@@ -30,6 +31,8 @@ COLUMNS = (
     "energy_ev", "height", "length", "buckled", "sigma_energy_ev", "sigma_height", "sigma_length",
     "novelty",
 )  # fmt: skip
+#: These numbers of an image that cannot be read.
+UNREADABLE = np.append(np.full(len(COLUMNS) - 1, np.nan), np.inf)
 #: Share of an image's bright pixels at its greatest value from which it counts as saturated,
 #: and the share of that value from which a pixel is bright.
 _SATURATED, _LIT = 0.03, 0.1
@@ -184,33 +187,17 @@ class CBLEEDRegressor(LazyModel):
         return self.loaded.read(torch.from_numpy(seen))
 
     def _rows(self, images: npt.NDArray) -> npt.NDArray[np.float64]:
+        if self.on_bad == "raise":
+            return numbers_of(self.reading(images))
         self._refuse_size(images)
-        found = np.full((len(images), len(COLUMNS)), np.nan)
-        found[:, -1] = np.inf
-        good = self._readable(images)
-        if not len(good):
-            return found
-        seen = self._on_screen(images[good])
-        clear = self._readable(seen, resampled=True)
-        if len(clear):
-            reading = self.loaded.read(torch.from_numpy(seen[clear]))
-            found[good[clear]] = np.column_stack(
-                [reading.values, reading.sigma[:, :3], reading.novelty]
-            )
+        found = np.tile(UNREADABLE, (len(images), 1))
+        good = _readable(images)
+        if len(good):
+            seen = self._on_screen(images[good])
+            clear = _readable(seen, resampled=True)
+            if len(clear):
+                found[good[clear]] = numbers_of(self.loaded.read(torch.from_numpy(seen[clear])))
         return found
-
-    def _readable(self, images: npt.NDArray, resampled: bool = False) -> npt.NDArray[np.int64]:
-        """The numbers of the images that hold a pattern; raises if ``on_bad`` says so."""
-        good = []
-        for n, image in enumerate(images):
-            try:
-                _refuse(image, resampled)
-            except ValueError:
-                if self.on_bad == "raise":
-                    raise
-            else:
-                good.append(n)
-        return np.array(good, dtype=np.int64)
 
     def _refuse_size(self, images: npt.NDArray) -> None:
         if self.pixel_size is not None:
@@ -243,9 +230,23 @@ class CBLEEDRegressor(LazyModel):
         return images.astype(np.float32)
 
 
+def numbers_of(reading: Reading) -> npt.NDArray[np.float64]:
+    """Return the numbers of `COLUMNS` of a reading, shape (n, 8)."""
+    return np.column_stack([reading.values, reading.sigma[:, :3], reading.novelty])
+
+
+def _readable(images: npt.NDArray, resampled: bool = False) -> npt.NDArray[np.int64]:
+    """The numbers of the images that hold a pattern."""
+    good = []
+    for n, image in enumerate(images):
+        with suppress(ValueError):
+            _refuse(image, resampled)
+            good.append(n)
+    return np.array(good, dtype=np.int64)
+
+
 def _unmasked(images: npt.ArrayLike) -> npt.NDArray:
-    if np.ma.is_masked(images):
-        raise ValueError("the image is masked: replace what is hidden, e.g. by its neighbours")
+    refuse_masked(images, "image")
     return np.asarray(images)
 
 

@@ -99,10 +99,7 @@ class Atlas:
         count : int
         """
         seen = _centred(quadrant(pattern).flatten()[self.places])
-        if tau not in self._last:
-            self._last.clear()
-            self._last[tau] = _centred(self.intensities(tau))
-        correlation = self._last[tau] @ seen
+        correlation = self._keys(tau) @ seen
         return correlation.topk(min(count, len(self))).indices.tolist()
 
     def only(self, names: Container[str]) -> Atlas:
@@ -116,6 +113,14 @@ class Atlas:
             levels=self.levels[kept], shares=self.shares[kept],
             names=[self.names[number] for number in kept],
         )  # fmt: skip
+
+    def _keys(self, tau: float) -> torch.Tensor:
+        keys = self._last.get(tau)
+        if keys is None:  # another thread may clear them: they are returned from here
+            keys = _centred(self.intensities(tau))
+            self._last.clear()
+            self._last[tau] = keys
+        return keys
 
     @cached_property
     def _last(self) -> dict[float, torch.Tensor]:

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import map_coordinates, uniform_filter
 
+from ..compute import refuse_masked
+
 #: Pixels of a pattern as a share of those that are looked at, below which there is nothing to see.
 _FEWEST = 0.25
 #: Pixels by which pictures are continued for splines.
@@ -20,8 +22,7 @@ def sound_pictures(pictures: npt.ArrayLike, what: str) -> npt.NDArray[np.float32
     ValueError
         If they are not square, not real, not finite, or constant.
     """
-    if np.ma.is_masked(pictures):
-        raise ValueError(f"the {what} is masked: replace what is hidden, e.g. by its neighbours")
+    refuse_masked(pictures, what)
     found = np.asarray(pictures)
     if found.dtype == object and hasattr(pictures, "data"):
         raise ValueError(

@@ -41,11 +41,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> str:
     """Run ``py4dstem-ml predict cbleed``."""
     make_room(args.output, [args.source], args.overwrite)
-    folder = args.source.is_dir() and not args.source.suffix  # a .zspy file is a folder
+    folder = args.source.is_dir() and args.source.suffix != ".zspy"  # a file that is a folder
     regressor = CBLEEDRegressor(
         args.weights, device=args.device, pixel_size=args.pixel_size,
         centre=None if args.centre is None else tuple(args.centre), rotation_deg=args.rotation,
-        on_bad="raise" if folder else "flag",  # whoever follows a folder says why
+        on_bad="flag",
     )  # fmt: skip
     if folder:
         rows = _followed(args, regressor)
