@@ -144,11 +144,16 @@ def test_the_device_is_chosen() -> None:
         pick_device(f"cuda:{torch.cuda.device_count()}")
 
 
-def test_precision_is_chosen_without_what_torch_does_not_promise(monkeypatch) -> None:
+@pytest.mark.parametrize("instructions", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def test_precision_is_chosen_without_what_torch_does_not_promise(monkeypatch, instructions) -> None:
     import torch
 
     from py4dstem_ml.compute import mixed_precision
 
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
     with mixed_precision(torch.device("cpu")):
         assert not torch.is_autocast_enabled("cpu")
+    monkeypatch.setattr(torch.cpu, instructions, lambda: True, raising=False)
+    with mixed_precision(torch.device("cpu")):
+        assert torch.is_autocast_enabled("cpu")
