@@ -1,13 +1,23 @@
-"""Shared by all tests: no display, and the folder of measured data."""
+"""Shared by all tests: no display, one precision, and the folder of measured data."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def full_precision() -> Iterator[None]:
+    """What is compared to many digits is so on CPUs with bfloat16 instructions, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+            patch.setattr(torch.cpu, name, lambda: False, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -150,6 +150,7 @@ def test_precision_is_chosen_without_what_torch_does_not_promise(monkeypatch, in
 
     from py4dstem_ml.compute import mixed_precision
 
+    # Neither may be there.
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
     with mixed_precision(torch.device("cpu")):

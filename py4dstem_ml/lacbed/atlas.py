@@ -18,9 +18,11 @@ from .. import weights
 from ..physics.crystal import Crystal
 from .bragg_lines import quadrant
 
-#: Shares of Bloch waves are stored as whole numbers of this part.
+#: Shares and dampings of Bloch waves are stored as whole numbers of this part.
 FINEST = 255
-_TENSORS = ("a", "offsets", "numbers", "positions", "places", "levels", "shares")
+_TENSORS = (
+    "a", "offsets", "numbers", "positions", "places", "levels", "shares", "dampings", "greatest"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,8 @@ class Atlas:
         Directions: pixels of the flat quadrant.
     levels, shares : torch.Tensor, shape (n, q, w)
         Of the Bloch waves, float16 in natural units and uint8 in 255ths.
+    dampings : torch.Tensor, shape (n, q, w)
+        By thermal diffuse absorption, uint8 in 255ths of ``greatest`` (n,), in natural units.
     names : list of str, length n
         See `names_of`.
     metadata : dict
@@ -55,6 +59,8 @@ class Atlas:
     places: torch.Tensor
     levels: torch.Tensor
     shares: torch.Tensor
+    dampings: torch.Tensor
+    greatest: torch.Tensor
     names: list[str]
     metadata: dict[str, Any]
 
@@ -80,13 +86,17 @@ class Atlas:
             name=self.names[number],
         )  # fmt: skip
 
-    def intensities(self, tau: float) -> torch.Tensor:
+    def intensities(self, tau: float, absorption: bool = False) -> torch.Tensor:
         """Return the bright fields (n, q) of all crystals at a depth, see `natural`."""
-        levels, shares = self._waves
+        levels, shares, dampings = self._waves
+        if absorption:
+            shares = shares * (-pi * tau * dampings).exp()
         phases = pi * tau * levels
         return (shares * phases.cos()).sum(2).square() + (shares * phases.sin()).sum(2).square()
 
-    def nearest(self, pattern: torch.Tensor, tau: float, count: int) -> list[int]:
+    def nearest(
+        self, pattern: torch.Tensor, tau: float, count: int, absorption: bool = False
+    ) -> list[int]:
         """Return the numbers of the crystals whose bright fields correlate best with a pattern.
 
         Parameters
@@ -97,9 +107,11 @@ class Atlas:
             Its depth. Strengths are those at the voltage of the atlas: at others what is alike is
             found less surely.
         count : int
+        absorption : bool
+            Whether the pattern has thermal diffuse absorption, as measured ones have.
         """
         seen = _centred(quadrant(pattern).flatten()[self.places])
-        correlation = self._keys(tau) @ seen
+        correlation = self._keys(tau, absorption) @ seen
         return correlation.topk(min(count, len(self))).indices.tolist()
 
     def only(self, names: Container[str]) -> Atlas:
@@ -111,25 +123,27 @@ class Atlas:
             self, a=self.a[kept], offsets=torch.cat([self.offsets[:1], sizes[kept].cumsum(0)]),
             numbers=self.numbers[atoms], positions=self.positions[atoms],
             levels=self.levels[kept], shares=self.shares[kept],
+            dampings=self.dampings[kept], greatest=self.greatest[kept],
             names=[self.names[number] for number in kept],
         )  # fmt: skip
 
-    def _keys(self, tau: float) -> torch.Tensor:
-        keys = self._last.get(tau)
+    def _keys(self, tau: float, absorption: bool) -> torch.Tensor:
+        keys = self._last.get((tau, absorption))
         if keys is None:  # another thread may clear them: they are returned from here
-            keys = _centred(self.intensities(tau))
+            keys = _centred(self.intensities(tau, absorption))
             self._last.clear()
-            self._last[tau] = keys
+            self._last[tau, absorption] = keys
         return keys
 
     @cached_property
-    def _last(self) -> dict[float, torch.Tensor]:
+    def _last(self) -> dict[tuple[float, bool], torch.Tensor]:
         """What patterns of the last depth are compared with: those of a stack have one."""
         return {}
 
     @cached_property
-    def _waves(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.levels.float(), self.shares.float() / FINEST
+    def _waves(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        dampings = self.dampings * (self.greatest / FINEST)[:, None, None]
+        return self.levels.float(), self.shares.float() / FINEST, dampings
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the atlas as weights are."""

@@ -6,6 +6,8 @@ diagonal holds the bright field at all directions k + h. Beams far outside join 
 (Löwdin, J. Chem. Phys. 19 (1951) 1396). Gradients pass the diagonalisation by divided differences
 (Daleckii and Krein), which degenerate levels do not disturb.
 
+Absorption damps each Bloch wave by its mean (Humphreys, Rep. Prog. Phys. 42 (1979) 1825).
+
 Where coefficients equal their transpose, as those of most cubic crystals, the picture does so too,
 and directions on one side of its diagonal are enough. For those on the diagonal waves are even or
 odd under the swap of h and k: two matrices of half the size.
@@ -29,32 +31,49 @@ QUICK = {1: 9, 2: 12, 4: 14}
 FINE = {1: 11, 2: 15, 4: 19}
 #: How far those lie that are a perturbation.
 _WEAK = 20
+#: Half phases that differ by less have the slope of equal ones.
+_NEAR = 1e-3
 
 
 class _Propagator(torch.autograd.Function):
-    """Diagonals of exp(i pi tau H) of real symmetric matrices (b, n, n), shape (b, n, t, 2)."""
+    """Diagonals of exp(i pi tau (H + iW)) of real symmetric matrices, shape (b, n, t, 2).
+
+    Of W (b, n, n) its means in the states of H count, which gradients leave as they are.
+    """
 
     @staticmethod
-    def forward(ctx, matrix: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx, matrix: torch.Tensor, tau: torch.Tensor, absorbing: torch.Tensor | None
+    ) -> torch.Tensor:
         values, vectors = torch.linalg.eigh(matrix)
-        ctx.save_for_backward(values, vectors, tau)
+        damping = torch.zeros_like(values) if absorbing is None else _means(absorbing, vectors)
+        ctx.save_for_backward(values, damping, vectors, tau)
         phases = pi * values[..., None] * tau.to(values)
-        waves = torch.cat([phases.cos(), phases.sin()], dim=-1)
+        left = (-pi * damping[..., None] * tau.to(values)).exp()
+        waves = torch.cat([left * phases.cos(), left * phases.sin()], dim=-1)
         return (vectors.square() @ waves).unflatten(-1, (2, -1)).mT
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        values, vectors, tau = ctx.saved_tensors
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        values, damping, vectors, tau = ctx.saved_tensors
         total = torch.zeros_like(vectors)
         for number, depth in enumerate(tau.tolist()):
             # exp(ia) - exp(ib) = 2i sin((a - b) / 2) exp(i (a + b) / 2)
-            half = 0.5 * pi * depth * values
-            slope = pi * depth * torch.sinc((half[:, :, None] - half[:, None, :]) / pi)
-            middle = half[:, :, None] + half[:, None, :]
-            for part, shape in ((0, -middle.sin()), (1, middle.cos())):
+            half = 0.5 * pi * depth * torch.complex(values, damping)
+            apart = half[:, :, None] - half[:, None, :]
+            near = apart.abs() < _NEAR
+            slope = torch.where(near, 1.0, apart.sin() / torch.where(near, 1.0, apart))
+            wave = (1j * half).exp()
+            slope = 1j * pi * depth * slope * wave[:, :, None] * wave[:, None, :]
+            for part, shape in enumerate((slope.real, slope.imag)):
                 inner = vectors.mT @ (gradient[:, :, number, part, None] * vectors)
-                total = total + inner * slope * shape
-        return vectors @ total @ vectors.mT, None
+                total = total + inner * shape
+        return vectors @ total @ vectors.mT, None, None
+
+
+def _means(matrix: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Means (..., n) of a matrix in the states that are the columns of vectors (..., n, n)."""
+    return ((matrix @ vectors) * vectors).sum(-2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +107,18 @@ class _Beams:
         back = share @ through.mT
         return among + torch.diag_embed(self.level.to(table.dtype)) + 0.5 * (back + back.mT)
 
+    def absorbing(self, table: torch.Tensor) -> torch.Tensor:
+        """W (p, 1, n, n) by a flat table of coefficients of u', as `matrices`."""
+        among = _looked_up(table, self.among)[:, None]
+        return _even_and_odd(among, self.strong, self.strong)
+
     def amplitudes(self, table: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Real and imaginary amplitudes (d, n, t, 2) by a flat table of coefficients."""
-        matrix = self.matrices(table)
-        waves = _Propagator.apply(matrix.flatten(0, 1), tau).unflatten(0, matrix.shape[:2])
+        matrix, absorbing = self.matrices(table.real), None
+        if table.is_complex():
+            absorbing = self.absorbing(table.imag).expand_as(matrix).flatten(0, 1)
+        waves = _Propagator.apply(matrix.flatten(0, 1), tau, absorbing)
+        waves = waves.unflatten(0, matrix.shape[:2])
         # Half of a beam is even, but all of one that is its own image.
         even = 0.5 / self.strong.square()[:, None, None]
         return torch.lerp(waves[-1], waves[0], even.to(waves))
@@ -136,7 +163,8 @@ class BrightField:
         Parameters
         ----------
         coefficients : torch.Tensor, shape (m, m)
-            u_h in the order of a Fourier transform; real, as about a centre of inversion.
+            u_h in the order of a Fourier transform, real, as about a centre of inversion; with
+            absorption complex, u_h + i u'_h.
         tau : torch.Tensor, shape (t,)
         square : bool, optional
             Whether coefficients equal their transpose, which makes it twice as fast; gradients
@@ -146,7 +174,7 @@ class BrightField:
         -------
         torch.Tensor, shape (t, pixels / 2, pixels / 2)
         """
-        image = coefficients.new_zeros(len(tau), self.half**2)
+        image = coefficients.real.new_zeros(len(tau), self.half**2)
         table = self._table(coefficients)
         if square is None:
             square = not coefficients.requires_grad and equal_their_transpose(coefficients)
@@ -159,10 +187,11 @@ class BrightField:
 
     def bloch_waves(
         self, coefficients: torch.Tensor, places: torch.Tensor, count: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the Bloch waves that matter most at some directions.
 
-        The bright field at any depth is |sum over waves of share exp(i pi tau level)|^2.
+        The bright field at any depth is |sum over waves of share exp(i pi tau (level +
+        i damping))|^2.
 
         Parameters
         ----------
@@ -174,20 +203,23 @@ class BrightField:
 
         Returns
         -------
-        levels, shares : torch.Tensor, shape (q, count)
-            Levels are counted from that of the greatest share, which is the first.
+        levels, shares, dampings : torch.Tensor, shape (q, count)
+            Levels are counted from that of the greatest share, which is the first. Dampings are
+            zero without absorption.
         """
-        levels = coefficients.new_zeros(len(places), count)
-        shares = torch.zeros_like(levels)
+        levels, shares, dampings = coefficients.real.new_zeros(3, len(places), count)
         table = self._table(coefficients)
         for beams in self._beams_of(coefficients, square=False):
-            values, vectors = torch.linalg.eigh(beams.matrices(table)[0])
+            values, vectors = torch.linalg.eigh(beams.matrices(table.real)[0])
             seen, wanted = torch.nonzero(beams.place[:, None] == places).T
             direction, beam = torch.nonzero(beams.seen)[seen].T
             greatest = vectors[direction, beam].square().topk(count, dim=1)
             level = values[direction].gather(1, greatest.indices)
             levels[wanted], shares[wanted] = level - level[:, :1], greatest.values
-        return levels, shares
+            if table.is_complex():
+                means = _means(beams.absorbing(table.imag)[0], vectors)
+                dampings[wanted] = means[direction].gather(1, greatest.indices)
+        return levels, shares, dampings
 
     def _table(self, coefficients: torch.Tensor) -> torch.Tensor:
         corner = torch.tensor(self.cell_pixels // 2 * (self.cell_pixels + 1))
@@ -291,20 +323,29 @@ def coefficients_of(u: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     u : torch.Tensor, shape (m, m)
-        In natural units. Projections of cubic crystals along [001] have such a centre.
+        In natural units; complex, u + i u', with absorption. Projections of cubic crystals along
+        [001] have such a centre.
 
     Returns
     -------
     torch.Tensor, shape (m, m)
-        float32, in the order of a Fourier transform.
+        float32, or complex64 with absorption, in the order of a Fourier transform.
     """
-    spectrum = torch.fft.fft2(u.double(), norm="forward")
+    if u.is_complex():
+        both = _centred(torch.stack([u.real, u.imag]))
+        return torch.complex(*both)
+    return _centred(u[None])[0]
+
+
+def _centred(pictures: torch.Tensor) -> torch.Tensor:
+    """Coefficients (k, m, m) of pictures about the centre of inversion of the first."""
+    spectra = torch.fft.fft2(pictures.double(), norm="forward")
     # The potential's convolution with itself is greatest at twice the centre.
-    twice = int(torch.fft.ifft2(spectrum.square()).real.argmax())
-    m = len(u)
-    index = torch.fft.fftfreq(m, 1.0 / m, dtype=torch.float64, device=u.device)
+    twice = int(torch.fft.ifft2(spectra[0].square()).real.argmax())
+    m = pictures.shape[-1]
+    index = torch.fft.fftfreq(m, 1.0 / m, dtype=torch.float64, device=pictures.device)
     turns = (index[:, None] * (twice // m) + index * (twice % m)) * (pi / m)
-    return (spectrum * torch.polar(torch.ones_like(turns), turns)).real.float()
+    return (spectra * torch.polar(torch.ones_like(turns), turns)).real.float()
 
 
 def uncoupled_sets(coefficients: torch.Tensor) -> int:

@@ -52,6 +52,7 @@ class LacbedData:
     thicknesses : tuple of float, length t
         Å.
     energy_ev, half_width : float
+    absorption : bool
         See `library.LibraryConfig`.
     material_id, formula, prototype : ndarray of str, shape (n,)
     spacegroup : ndarray of int, shape (n,)
@@ -64,6 +65,7 @@ class LacbedData:
     thicknesses: tuple[float, ...]
     energy_ev: float
     half_width: float
+    absorption: bool
     material_id: npt.NDArray[np.str_]
     formula: npt.NDArray[np.str_]
     prototype: npt.NDArray[np.str_]
@@ -103,7 +105,7 @@ class LacbedData:
             patterns=torch.from_numpy(joined.pop("patterns")),
             few_beams=torch.from_numpy(joined.pop("few_beams")),
             thicknesses=tuple(config["thicknesses"]), energy_ev=config["energy_ev"],
-            half_width=config["half_width"], **joined,
+            half_width=config["half_width"], absorption=config["absorption"], **joined,
         )  # fmt: skip
 
     def __len__(self) -> int:

@@ -109,6 +109,7 @@ def explained(
     return best_explained(
         pattern.numpy(), (reading / strength_per_volt(a, data.energy_ev)).numpy(), atlas, a=a,
         thickness=data.thicknesses[number], energy_ev=data.energy_ev, half_width=data.half_width,
+        absorption=data.absorption,
     )  # fmt: skip
 
 
@@ -254,11 +255,9 @@ def trusted(
         }  # fmt: skip
         pattern, true = batch.pattern[0].numpy(), data.potential[index : index + 1]
         read, spread = predictor.with_spread(pattern, **known)
-        best = best_explained(pattern, read, atlas, half_width=data.half_width, **known)
-        refined = refine_potential(
-            best.potential, pattern, half_width=data.half_width, steps=steps, progress=False,
-            **known,
-        )  # fmt: skip
+        known |= {"half_width": data.half_width, "absorption": data.absorption}
+        best = best_explained(pattern, read, atlas, **known)
+        refined = refine_potential(best.potential, pattern, steps=steps, progress=False, **known)
         scores = [
             float(likeness(one, at_best_origin(true, one)))
             for one in (

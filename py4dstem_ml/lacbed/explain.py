@@ -15,7 +15,7 @@ from ..physics.electrons import lorentz_factor
 from .atlas import Atlas
 from .bragg_lines import unfolded
 from .bright_field import BrightField, coefficients_of
-from .natural import depth, natural_potential, strength_per_volt
+from .natural import absorbing, depth, natural_potential, optical_potential, strength_per_volt
 from .scores import likeness
 
 #: Known crystals that are tried.
@@ -64,6 +64,7 @@ def best_explained(
     thickness: float,
     energy_ev: float,
     half_width: float,
+    absorption: bool = True,
     candidates: int = CANDIDATES,
 ) -> Explanation:
     """Compute the bright fields of a reading and of known crystals, and take the most alike.
@@ -80,27 +81,29 @@ def best_explained(
     energy_ev : float
     half_width : float
         Of the pattern, in reciprocal lattice vectors.
+    absorption : bool
+        Whether thermal diffuse scattering has taken from it, as from measured ones.
     candidates : int
         Known crystals that are tried, those with the most similar bright fields.
     """
     wanted, tau = torch.from_numpy(pattern), depth(a, thickness, energy_ev)
     unit = strength_per_volt(a, energy_ev)
     stronger = lorentz_factor(energy_ev) / lorentz_factor(atlas.metadata["energy_ev"])
-    alike = atlas.nearest(wanted, tau * stronger**_DEEPER, candidates)
-    crystals = [atlas[number] for number in alike]
+    alike = atlas.nearest(wanted, tau * stronger**_DEEPER, candidates, absorption)
+    read = torch.from_numpy(reading) * unit
+    potential_of = optical_potential if absorption else natural_potential
+    # Known crystals as patterns know them: of their own lattice constants.
     tried = [
-        (torch.from_numpy(reading) * unit, None),
-        # As patterns know them: of their own lattice constants.
-        *((natural_potential(one, len(reading), energy_ev).float(), one) for one in crystals),
+        (absorbing(read) if absorption else read, None),
+        *((potential_of(one, len(read), energy_ev), one) for one in map(atlas.__getitem__, alike)),
     ]
     engine = _engine(len(pattern), half_width, len(reading))
 
     def judged(u: torch.Tensor, crystal: Crystal | None) -> Explanation:
         with torch.no_grad():
             image = unfolded(engine(coefficients_of(u), torch.tensor([tau])))
-        return Explanation(
-            (u / unit).numpy(), image[0].numpy(), float(likeness(image, wanted)), crystal
-        )
+        potential = (u.real / unit).float().numpy()
+        return Explanation(potential, image[0].numpy(), float(likeness(image, wanted)), crystal)
 
     found = [judged(*one) for one in tried]
     order = sorted(range(len(tried)), key=lambda i: found[i].likeness, reverse=True)

@@ -16,7 +16,7 @@ from ..progress import progress_bar
 from .atlas import FINEST, Atlas, names_of
 from .bright_field import BrightField, coefficients_of
 from .library import LibraryConfig, cubic_crystals
-from .natural import natural_potential
+from .natural import optical_potential
 
 logger = logging.getLogger(__name__)
 
@@ -78,18 +78,21 @@ def atlas_of(
     generator = torch.Generator().manual_seed(0)
     pixels = (config.pixels // 2) ** 2
     places = torch.randperm(pixels, generator=generator)[:_DIRECTIONS].sort().values
-    levels, shares = [], []
+    levels, shares, dampings, greatest = [], [], [], []
     for crystal in progress_bar(crystals, description="Bloch waves", progress=progress):
-        u = natural_potential(crystal, config.pixels, config.energy_ev)
+        u = optical_potential(crystal, config.pixels, config.energy_ev)
         with torch.no_grad():
-            level, share = engine.bloch_waves(coefficients_of(u), places, _WAVES)
+            level, share, damping = engine.bloch_waves(coefficients_of(u), places, _WAVES)
         levels.append(level.half())
         shares.append((share * FINEST).round().to(torch.uint8))
+        greatest.append(damping.max())
+        dampings.append((damping.clamp(min=0.0) / damping.max() * FINEST).round().to(torch.uint8))
     sizes = torch.tensor([0, *(len(crystal.numbers) for crystal in crystals)])
     return Atlas(
         a=torch.stack([torch.linalg.norm(crystal.lattice[0]) for crystal in crystals]),
         offsets=sizes.cumsum(0), places=places, levels=torch.stack(levels),
-        shares=torch.stack(shares), names=names,
+        shares=torch.stack(shares), dampings=torch.stack(dampings),
+        greatest=torch.stack(greatest), names=names,
         numbers=torch.cat([crystal.numbers for crystal in crystals]).to(torch.uint8),
         positions=torch.cat([crystal.positions for crystal in crystals]).float(),
         metadata={

@@ -261,11 +261,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--pixels", type=int, default=defaults.pixels)
+    parser.add_argument("--absorption", action="store_true", help="thermal diffuse absorption")
 
 
 def run(args: Namespace) -> None:
     """Run ``py4dstem-ml simulate lacbed``."""
-    config = LibraryConfig(pixels=args.pixels)
+    config = LibraryConfig(pixels=args.pixels, absorption=args.absorption)
     paths = simulate(
         args.structures, args.output, shards=args.shards, first=args.first, seed=args.seed,
         processes=args.processes, config=config,

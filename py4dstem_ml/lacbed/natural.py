@@ -17,10 +17,12 @@ import torch
 
 from ..physics.crystal import Crystal
 from ..physics.electrons import POTENTIAL_VOLT_ANGSTROM2, lorentz_factor, wavelength
-from ..physics.projection import projected_potential
+from ..physics.projection import projected_potential, zone_reflections
 
 Number = TypeVar("Number", float, npt.NDArray[np.float64])
 
+#: What a potential absorbs, as a share of it: .03 to .14 for most cubic crystals at 200 kV.
+_ABSORBED = 0.06
 #: Middle and span of log(tau) and log(std u) in the training library. Weights depend on them: they
 #: never change.
 _CENTRE = (-0.65, 2.6)
@@ -42,6 +44,27 @@ def natural_potential(crystal: Crystal, pixels: int, energy_ev: float) -> torch.
     a = float(torch.linalg.norm(crystal.lattice[0]))
     potential = projected_potential(crystal, pixels).potential
     return torch.from_numpy(potential) * strength_per_volt(a, energy_ev)
+
+
+def optical_potential(crystal: Crystal, pixels: int, energy_ev: float) -> torch.Tensor:
+    """Return u + i u' (pixels, pixels) of a cubic crystal, complex128.
+
+    u is its `natural_potential`, and u' absorbs what thermal diffuse scattering takes away, see
+    `scattering_factors`. The mean of u' counts, that of u is left out.
+    """
+    a = float(torch.linalg.norm(crystal.lattice[0]))
+    hkl = np.concatenate([[[0, 0, 0]], zone_reflections(pixels)])
+    origin = projected_potential(crystal, pixels).origin
+    coupling = crystal.coupling_coefficients(hkl, energy_ev).detach().numpy()
+    coupling[0] = 1j * coupling[0].imag
+    spectrum = np.zeros((pixels, pixels), dtype=complex)
+    spectrum[hkl[:, 0], hkl[:, 1]] = coupling * np.exp(2j * pi * (hkl[:, :2] @ origin))
+    return torch.from_numpy(np.fft.ifft2(spectrum, norm="forward")) * a**2
+
+
+def absorbing(u: torch.Tensor) -> torch.Tensor:
+    """Return u + i u' of a potential (n, n) whose atoms are not known: it absorbs a share of it."""
+    return torch.complex(u, _ABSORBED * (u - u.min()))
 
 
 def conditions(tau: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:

@@ -226,7 +226,7 @@ class PotentialPredictor(_Predictor):
     A bright field does not tell where the unit cell begins: the origin is the one that training
     crystals have, the point with the most symmetry where the potential is highest.
 
-    Patterns are understood without absorption, with B = 0.5 Å^2, as the library's are.
+    Thermal motion is that of B = 0.5 Å^2. The network was trained on patterns without absorption.
     """
 
     direction = "inverse"
@@ -249,6 +249,7 @@ class PotentialPredictor(_Predictor):
         thickness: float,
         energy_ev: float = 200e3,
         pixel_size: float | None = None,
+        absorption: bool = True,
     ) -> npt.NDArray[np.float32]:
         """Find potentials of patterns.
 
@@ -263,6 +264,9 @@ class PotentialPredictor(_Predictor):
         energy_ev : float
         pixel_size : float, optional
             1/Å. None: the pattern reaches just `half_width` a* from the axis.
+        absorption : bool
+            Whether thermal diffuse scattering has taken from the pattern, as from measured ones
+            and those of `generate_lacbed`. Explanations count with it, the network does not.
 
         Returns
         -------
@@ -279,7 +283,7 @@ class PotentialPredictor(_Predictor):
         if self._known is None:
             found = self._read_by_network(flat, a, thickness, energy_ev)
         else:
-            explained = self._explained(flat, a, thickness, energy_ev)
+            explained = self._explained(flat, a, thickness, energy_ev, absorption)
             found = np.zeros((len(flat), self.pixels, self.pixels), np.float32)
             for number, one in enumerate(explained):
                 found[number] = one.potential
@@ -293,13 +297,14 @@ class PotentialPredictor(_Predictor):
         thickness: float,
         energy_ev: float = 200e3,
         pixel_size: float | None = None,
+        absorption: bool = True,
     ) -> Explanation:
         """Find the potential of one pattern, and tell how well it explains that.
 
         Parameters
         ----------
         pattern : array_like, shape (m, m)
-        a, thickness, energy_ev, pixel_size
+        a, thickness, energy_ev, pixel_size, absorption
             As for a call.
 
         Returns
@@ -321,7 +326,8 @@ class PotentialPredictor(_Predictor):
         >>> gold = Crystal.cubic(4.08, [79] * 4, [[0, 0, 0], [0, .5, .5], [.5, 0, .5], [.5, .5, 0]])
         >>> at = {"a": 4.08, "thickness": 500}
         >>> pattern = LacbedGenerator.pretrained()(projected_potential(gold).potential, **at)
-        >>> PotentialPredictor.pretrained().explained(pattern, **at).likeness > 0.9
+        >>> reader = PotentialPredictor.pretrained()
+        >>> reader.explained(pattern, **at, absorption=False).likeness > 0.9
         True
         """
         if self._known is None:
@@ -329,7 +335,7 @@ class PotentialPredictor(_Predictor):
         shape, flat = self._prepared(pattern, a, thickness, energy_ev, pixel_size)
         if shape:
             raise ValueError(f"one pattern is explained at a time, not {shape}")
-        return next(self._explained(flat, a, thickness, energy_ev))
+        return next(self._explained(flat, a, thickness, energy_ev, absorption))
 
     def _read_by_network(
         self, flat: npt.NDArray[np.float32], a: float, thickness: float, energy_ev: float
@@ -338,8 +344,9 @@ class PotentialPredictor(_Predictor):
         return found / np.float32(strength_per_volt(a, energy_ev))
 
     def _explained(
-        self, flat: npt.NDArray[np.float32], a: float, thickness: float, energy_ev: float
-    ) -> Iterator[Explanation]:
+        self, flat: npt.NDArray[np.float32], a: float, thickness: float, energy_ev: float,
+        absorption: bool,
+    ) -> Iterator[Explanation]:  # fmt: skip
         atlas = self._known.loaded
         if atlas.pixels != self.pixels or atlas.half_width != self.half_width:
             raise weights.WeightsError(
@@ -353,13 +360,13 @@ class PotentialPredictor(_Predictor):
         for pattern, reading in progress_bar(pairs, description="explaining", progress=shown):
             found = best_explained(
                 pattern, reading, atlas, a=a, thickness=thickness,
-                energy_ev=energy_ev, half_width=self.half_width,
+                energy_ev=energy_ev, half_width=self.half_width, absorption=absorption,
             )  # fmt: skip
             if found.likeness < _DOUBTFUL:
                 _log.warning(
                     "nothing explains the pattern well, R = %.2f: is it a bright field along "
-                    "[001], centred to a pixel, a* down the rows, of this a and thickness, without "
-                    "strong absorption?", found.likeness,
+                    "[001], centred to a pixel, a* down the rows, of this a and thickness, %s "
+                    "absorption?", found.likeness, "with" if absorption else "without",
                 )  # fmt: skip
             yield found
 

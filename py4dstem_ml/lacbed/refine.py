@@ -12,7 +12,7 @@ import torch
 from ..progress import progress_bar
 from .bragg_lines import quadrant, unfolded
 from .bright_field import FINE, BrightField
-from .natural import depth, strength_per_volt
+from .natural import absorbing, depth, strength_per_volt
 from .pictures import on_directions, sound_pictures
 from .scores import likeness, pearson
 
@@ -50,6 +50,7 @@ def refine_potential(
     energy_ev: float = 200e3,
     half_width: float = 8.0,
     pixel_size: float | None = None,
+    absorption: bool = True,
     steps: int = 30,
     highest: int = 12,
     progress: bool | None = None,
@@ -70,6 +71,9 @@ def refine_potential(
     pixel_size : float, optional
         Of the pattern in 1/Å; it is resampled to as many pixels as the potential has. None: it
         reaches just ``half_width`` a* from the axis.
+    absorption : bool
+        Whether thermal diffuse scattering has taken from the pattern, as from measured ones: then
+        the potential absorbs a share of what is given of it.
     steps : int
         Of the quasi-Newton descent (L-BFGS); 0: only compare.
     highest : int
@@ -90,7 +94,7 @@ def refine_potential(
 
     Notes
     -----
-    Absorption, higher-order Laue zones and the curvature of the Ewald sphere beyond the parabola
+    Higher-order Laue zones and the curvature of the Ewald sphere beyond the parabola
     are left out. A bright field has both mirrors; the potential keeps those, or the glide lines,
     that it has the more of, and a square's diagonals where the pattern has them.
     """
@@ -117,6 +121,7 @@ def refine_potential(
     square = float(pearson(wanted, wanted.T)) > _SQUARE
     symmetrise = _symmetry(spectrum, square)
     start = symmetrise(spectrum).float()
+    damping = symmetrise(torch.fft.fft2(absorbing(scale * given).imag, norm="forward").real).float()
     index = torch.fft.fftfreq(len(given), 1.0 / len(given))
     free = (index[:, None].square() + index.square() <= highest**2) & (start.abs() > 0)
     free[0, 0] = False
@@ -127,19 +132,22 @@ def refine_potential(
     def coefficients() -> torch.Tensor:
         return start + symmetrise(torch.where(free, change, 0.0)) * unit
 
+    def image_of(found: torch.Tensor) -> torch.Tensor:
+        return engine(torch.complex(found, damping) if absorption else found, tau, square)[0]
+
     def loss() -> torch.Tensor:
         descent.zero_grad()
-        missing = 1.0 - pearson(engine(coefficients(), tau, square)[0], wanted)
+        missing = 1.0 - pearson(image_of(coefficients()), wanted)
         missing.backward()
         return missing
 
     with torch.no_grad():
-        before = float(likeness(unfolded(engine(start, tau, square)[0]), whole))
+        before = float(likeness(unfolded(image_of(start)), whole))
     for _ in progress_bar(range(steps), description="refining", progress=progress):
         descent.step(loss)
     with torch.no_grad():
         found = coefficients()
-        image = unfolded(engine(found, tau, square)[0])
+        image = unfolded(image_of(found))
     refined = torch.fft.ifft2(found.double(), norm="forward").real / scale
     return Refinement(
         refined.numpy().astype(np.float32), image.numpy(), before,

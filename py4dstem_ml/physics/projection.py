@@ -76,16 +76,22 @@ def projected_potential(crystal: Crystal, pixels: int = 64) -> Projection:
     lattice = crystal.lattice.detach().numpy()
     if np.abs(lattice[:2] @ lattice[2]).max() > 1e-6 * np.abs(lattice).max() ** 2:
         raise ValueError("the potential is projected along c, which must be normal to a and b")
-    highest = pixels // 2 - 1
-    hk = np.indices((2 * highest + 1,) * 2).reshape(2, -1).T - highest
-    hk = hk[(np.square(hk).sum(1) <= highest**2) & hk.any(1)]
-    hkl = np.column_stack([hk, np.zeros(len(hk), dtype=np.int64)])
+    hkl = zone_reflections(pixels)
+    hk = hkl[:, :2]
     v = crystal.potential_coefficients(hkl).detach().numpy() * np.linalg.norm(lattice[2])
     origin = _symmetric_origin(hk, v)
     v = v * np.exp(2j * np.pi * (hk @ origin))
     spectrum = np.zeros((pixels, pixels), dtype=complex)
     spectrum[hk[:, 0], hk[:, 1]] = v
     return Projection(np.fft.ifft2(spectrum, norm="forward").real, origin)
+
+
+def zone_reflections(pixels: int) -> npt.NDArray[np.int64]:
+    """Return hk0 (n, 3) of the Fourier series of a picture, 000 left out."""
+    highest = pixels // 2 - 1
+    hk = np.indices((2 * highest + 1,) * 2).reshape(2, -1).T - highest
+    hk = hk[(np.square(hk).sum(1) <= highest**2) & hk.any(1)]
+    return np.column_stack([hk, np.zeros(len(hk), dtype=np.int64)])
 
 
 def _symmetric_origin(hk: npt.NDArray[np.int64], v: npt.NDArray[np.complex128]) -> Floats:

@@ -75,7 +75,7 @@ def generate_lacbed(
     dict of (h, k, l) to DiffractionSlice
         Intensities, the incident beam being 1: (pixels, pixels) for one thickness, else
         (t, pixels, pixels) with the thicknesses as labels; calibrated in 1/Å. The zone's shortest
-        reciprocal vector runs down the rows.
+        reciprocal vector runs down the rows. ``metadata["lacbed"]`` says how they were made.
 
     Raises
     ------
@@ -118,8 +118,12 @@ def generate_lacbed(
     )  # fmt: skip
     series = None if np.ndim(thickness) == 0 else [f"{t:g}" for t in disks.thicknesses]
     images = disks.images.numpy()
+    made = {
+        "zone_axis_lattice": np.asarray(zone_axis_lattice), "thickness": np.atleast_1d(thickness),
+        "accelerating_voltage": float(accelerating_voltage), "absorption": bool(absorption),
+    }  # fmt: skip
     return {
-        tuple(hkl): diffraction_slice(images[:, number], hkl, disks.pixel_size, series)
+        tuple(hkl): diffraction_slice(images[:, number], hkl, disks.pixel_size, series, made)
         for number, hkl in enumerate(disks.hkl.tolist())
     }
 
@@ -133,9 +137,11 @@ def _sound_semiangle(semiangle_mrad: float) -> float:
 
 
 def diffraction_slice(
-    images: npt.NDArray[np.float32], hkl: list[int], pixel_size: float, labels: list[str] | None
-) -> DiffractionSlice:
+    images: npt.NDArray[np.float32], hkl: list[int], pixel_size: float, labels: list[str] | None,
+    made: dict[str, Any],
+) -> DiffractionSlice:  # fmt: skip
     """Images (t, n, n) of a disk as py4DSTEM's own, the first alone where there are no labels."""
+    from emdfile import Metadata
     from py4DSTEM.data import DiffractionSlice
 
     data = images[0] if labels is None else images.copy()
@@ -143,4 +149,5 @@ def diffraction_slice(
     found = DiffractionSlice(data, name=name, slicelabels=labels)
     found.calibration.set_Q_pixel_size(pixel_size)
     found.calibration.set_Q_pixel_units("A^-1")
+    found.metadata = Metadata("lacbed", made)
     return found

@@ -113,7 +113,12 @@ def generate_lacbed_aiml(
     potential = projected_potential(ours, generator.pixels).potential
     image = generator(potential, a=a, thickness=thickness, energy_ev=accelerating_voltage)
     size = 2.0 * generator.half_width / (a * generator.pixels)
-    return {(0, 0, 0): diffraction_slice(image[None], [0, 0, 0], size, None)}
+    made = {
+        "zone_axis_lattice": np.asarray(zone_axis_lattice), "thickness": np.atleast_1d(thickness),
+        "accelerating_voltage": float(accelerating_voltage), "absorption": False,
+        "network": generator.loaded.name,
+    }  # fmt: skip
+    return {(0, 0, 0): diffraction_slice(image[None], [0, 0, 0], size, None, made)}
 
 
 def _lattice_constant(crystal: OurCrystal, zone: npt.ArrayLike) -> float:
@@ -154,6 +159,7 @@ def predict_projected_potential(
     thickness: float,
     accelerating_voltage: float = 200e3,
     pixel_size: float | None = None,
+    absorption: bool | None = None,
     weights: str | os.PathLike | None = None,
     atlas: str | os.PathLike | Literal[False] | None = None,
     device: Any = None,
@@ -167,8 +173,8 @@ def predict_projected_potential(
     ----------
     pattern : DiffractionSlice, or array_like, shape (..., m, m)
         Centred on the zone axis to a pixel (the middle, n/2, of an even number lies between
-        pixels), a* down the rows, in any units, without absorption; reaches 8 a* at least. A
-        slice of one thickness.
+        pixels), a* down the rows, in any units; reaches 8 a* at least. A slice of one
+        thickness.
     a : float
         Lattice constant, Å.
     thickness : float
@@ -177,6 +183,9 @@ def predict_projected_potential(
         V.
     pixel_size : float, optional
         1/Å. None: the slice's own calibration; an array reaches just 8 a*.
+    absorption : bool, optional
+        Whether the pattern has thermal diffuse absorption. None: what a slice of `generate_lacbed`
+        or `generate_lacbed_aiml` says; others have it, as measured ones do.
     weights : str or path, optional
         Name of weights (see `list_pretrained`) or a ``.safetensors`` file. None: the default ones.
     atlas : str, path or False, optional
@@ -201,7 +210,7 @@ def predict_projected_potential(
     >>> from py4DSTEM.process.diffraction import Crystal
     >>> import py4dstem_ml
     >>> gold = Crystal([[0, 0, 0], [0, .5, .5], [.5, 0, .5], [.5, .5, 0]], 79, 4.08)
-    >>> pattern = gold.generate_lacbed(500, semiangle_mrad=50, absorption=False)[0, 0, 0]
+    >>> pattern = gold.generate_lacbed(500, semiangle_mrad=50)[0, 0, 0]
     >>> py4dstem_ml.predict_projected_potential(pattern, a=4.08, thickness=500).shape
     (64, 64)
 
@@ -219,6 +228,9 @@ def predict_projected_potential(
     is_slice = hasattr(pattern, "calibration")
     if is_slice:
         _refuse_slice(pattern)
+    if absorption is None:
+        said = getattr(pattern, "metadata", {}).get("lacbed")
+        absorption = True if said is None else bool(said["absorption"])
     if is_slice and pixel_size is None:
         units = pattern.calibration.get_Q_pixel_units()
         if units != "A^-1":
@@ -228,7 +240,7 @@ def predict_projected_potential(
         pixel_size = float(pattern.calibration.get_Q_pixel_size())
     found = predictor(
         pattern.data if is_slice else pattern, a=a, thickness=thickness,
-        energy_ev=accelerating_voltage, pixel_size=pixel_size,
+        energy_ev=accelerating_voltage, pixel_size=pixel_size, absorption=absorption,
     )  # fmt: skip
     if not is_slice:
         return found

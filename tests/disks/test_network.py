@@ -227,10 +227,11 @@ def test_weights_that_are_no_network_are_refused(tmp_path):
         build_network("unet.huge")
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "name", [e.name for e in weights.read_registry().entries.values() if e.system == "disks"]
 )
-def test_shipped_weights_find_disks_that_anyone_sees(name):
+def test_shipped_weights_find_disks_that_anyone_sees(name, half):
     """Every registered network, on a lattice of clear disks it was not trained on."""
     network = load_network(name)
     rows, cols = np.indices((128, 128))
@@ -242,7 +243,7 @@ def test_shipped_weights_find_disks_that_anyone_sees(name):
     for row, col in places:
         falls = np.exp(-np.hypot(row - 64, col - 64) / 25)
         pattern += falls * np.clip(5.5 - np.hypot(rows - row, cols - col), 0, 1)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         found = network(torch.tensor(pattern[None], dtype=torch.float32), torch.tensor(probe))[0]
     for row, col in places:
         around = found[row - 2 : row + 3, col - 2 : col + 3]

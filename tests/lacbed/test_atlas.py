@@ -17,7 +17,9 @@ from py4dstem_ml.physics.lacbed import lacbed
 
 #: Å; none is of the library.
 THICKNESSES = (137.0, 333.0, 900.0)
-TENSORS = ("a", "offsets", "numbers", "positions", "places", "levels", "shares")
+TENSORS = (
+    "a", "offsets", "numbers", "positions", "places", "levels", "shares", "dampings", "greatest"
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,23 @@ def test_few_waves_show_bright_fields_at_any_depth(wide, patterns):
     assert likeness[:, 1:].min() > 0.97
     # Thin foils of light or heavy crystals show little.
     assert likeness[:, 0].min() > 0.85 and np.median(likeness[:, 0]) > 0.95
+
+
+def test_few_damped_waves_show_the_bright_fields_of_absorbing_crystals(wide):
+    better = []
+    for number, row in enumerate(ROWS):
+        (pattern,) = lacbed(
+            _crystal(row), (0, 0, 1), 200e3, [900.0], half_width=8 / row.a, pixels=32
+        ).images[:, 0].float()  # fmt: skip
+        tau, expected = depth(row.a, 900.0, 200e3), _seen(pattern, wide)
+        damped, elastic = (
+            np.corrcoef(wide.intensities(tau, absorption)[number], expected)[0, 1]
+            for absorption in (True, False)
+        )
+        assert damped > 0.93
+        better.append(damped > elastic)
+        assert number in wide.nearest(pattern, tau, 2, absorption=True)
+    assert np.mean(better) > 0.8
 
 
 def test_few_waves_show_how_bright_a_field_is(wide, patterns):

@@ -16,7 +16,7 @@ from py4dstem_ml.lacbed.bright_field import (
     equal_their_transpose,
     uncoupled_sets,
 )
-from py4dstem_ml.lacbed.natural import depth, strength_per_volt
+from py4dstem_ml.lacbed.natural import depth, optical_potential, strength_per_volt
 from py4dstem_ml.lacbed.scores import likeness
 from py4dstem_ml.physics.crystal import Crystal
 from py4dstem_ml.physics.lacbed import lacbed
@@ -39,6 +39,14 @@ OBLONG = {
     ]),
     1: Crystal.cubic(3.8, [3, 13], [[0, 0, 0], [0.5, 0, 0.5]]),
 }  # fmt: skip
+
+
+#: The same of elements that absorb.
+HEAVY = {
+    4: Crystal.cubic(4.09, [47] * 4, FCC),
+    2: Crystal.cubic(3.15, [42] * 2, CSCL),
+    1: Crystal.cubic(2.89, [28, 13], CSCL),
+}
 
 
 def _coefficients(crystal, pixels=32):
@@ -91,7 +99,8 @@ def test_all_bloch_waves_make_the_picture_at_any_depth(sets, crystals):
     engine = BrightField(16, 2.0, REACH, 32)
     expected = engine(coefficients, DEPTHS).flatten(1)
     places = torch.randperm(64, generator=torch.Generator().manual_seed(1))
-    levels, shares = engine.bloch_waves(coefficients, places, ALL_WAVES[sets])
+    levels, shares, dampings = engine.bloch_waves(coefficients, places, ALL_WAVES[sets])
+    assert not dampings.any()
     waves = (shares * torch.exp(1j * torch.pi * DEPTHS[:, None, None] * levels)).sum(-1)
     assert expected.std(1).min() > 0.01
     np.testing.assert_allclose(waves.abs().square(), expected[:, places], atol=1e-5)
@@ -106,7 +115,7 @@ def test_few_bloch_waves_are_those_with_the_greatest_shares(sets):
     for whole, part in zip(every, few, strict=True):
         assert part.shape == (4, 5)
         torch.testing.assert_close(part, whole[:, :5])
-    levels, shares = every
+    levels, shares, _ = every
     assert (levels[:, 0] == 0).all() and (levels[:, 1:5] != 0).all()
     assert (shares.diff(dim=1) <= 0).all() and (shares >= 0).all() and shares[:, 5].max() < 0.1
 
@@ -115,7 +124,7 @@ def test_without_a_potential_there_is_one_bloch_wave():
     c = torch.zeros(8, 8)
     c[1, 0] = c[-1, 0] = 1e-9
     engine = BrightField(8, 2.0, {1: 3, 2: 3, 4: 3}, 8)
-    _, shares = engine.bloch_waves(c, torch.arange(16), 3)
+    _, shares, _ = engine.bloch_waves(c, torch.arange(16), 3)
     np.testing.assert_allclose(shares, [[1.0, 0.0, 0.0]] * 16, atol=1e-6)
 
 
@@ -183,7 +192,7 @@ def test_degenerate_levels_do_not_disturb_gradients(apart):
 
 
 def _propagated(matrix):
-    return _Propagator.apply(0.5 * (matrix + matrix.mT), TAU)
+    return _Propagator.apply(0.5 * (matrix + matrix.mT), TAU, None)
 
 
 def test_the_diagonal_is_that_of_the_matrix_exponential():
@@ -195,13 +204,77 @@ def test_the_diagonal_is_that_of_the_matrix_exponential():
         torch.testing.assert_close(waves, expected.diagonal(dim1=1, dim2=2))
 
 
+def test_absorption_of_all_states_alike_is_that_of_the_matrix_exponential():
+    generator = torch.Generator().manual_seed(2)
+    matrix = torch.randn(3, 5, 5, dtype=torch.float64, generator=generator)
+    matrix = 0.5 * (matrix + matrix.mT)
+    # With the same states: whatever absorbs is damped as the exponential says.
+    absorbing = 0.2 * matrix @ matrix + 0.1 * torch.eye(5, dtype=torch.float64)
+    found = _Propagator.apply(matrix, TAU, absorbing)
+    for number, tau in enumerate(TAU):
+        expected = torch.matrix_exp(1j * torch.pi * tau * (matrix + 1j * absorbing))
+        waves = torch.view_as_complex(found[:, :, number].contiguous())
+        torch.testing.assert_close(waves, expected.diagonal(dim1=1, dim2=2))
+
+
+def test_gradients_with_equal_absorption_are_right():
+    matrix = torch.randn(2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    absorbing = 0.3 * torch.eye(4, dtype=torch.float64).expand(2, 4, 4)
+
+    def damped(matrix):
+        return _Propagator.apply(0.5 * (matrix + matrix.mT), TAU, absorbing)
+
+    torch.autograd.gradcheck(damped, matrix.requires_grad_(True))
+
+
+@pytest.mark.parametrize("sets", HEAVY)
+def test_absorbing_crystals_have_the_exact_engines_bright_fields(sets):
+    crystal, thicknesses = HEAVY[sets], [500.0, 1000.0]
+    a = float(crystal.lattice[0, 0])
+    tau = torch.tensor([depth(a, thickness, ENERGY) for thickness in thicknesses])
+    found, without = (
+        unfolded(BrightField(16, 2.0, FINE, 32)(c, tau))
+        for c in (coefficients_of(optical_potential(crystal, 32, ENERGY)), _coefficients(crystal))
+    )
+    expected, elastic = (
+        lacbed(
+            crystal, (0, 0, 1), ENERGY, thicknesses, half_width=2 / a, pixels=16, absorption=on,
+            dtype=torch.float64,
+        ).images[:, 0]
+        for on in (True, False)
+    )  # fmt: skip
+    absorbed, errors = elastic - expected, (without - found) - (elastic - expected)
+    assert (absorbed.mean((1, 2)) > 0.05).all()
+    assert (errors.abs().mean((1, 2)) < 0.2 * absorbed.abs().mean((1, 2))).all()
+    assert (likeness(found.double(), expected) > 0.98).all()
+    assert (likeness(without.double(), expected) < 0.97).all()
+
+
+@pytest.mark.parametrize("sets", CRYSTALS)
+def test_all_damped_bloch_waves_make_the_absorbing_picture(sets):
+    coefficients = coefficients_of(optical_potential(CRYSTALS[sets], 32, ENERGY))
+    engine, tau = BrightField(16, 2.0, REACH, 32), DEPTHS.float()
+    expected = engine(coefficients, tau, square=False).flatten(1)
+    places = torch.arange(64)
+    levels, shares, dampings = engine.bloch_waves(coefficients, places, ALL_WAVES[sets])
+    waves = torch.exp(1j * torch.pi * tau[:, None, None] * (levels + 1j * dampings))
+    found = (shares * waves).sum(-1).abs().square()
+    assert dampings.max() > 0 and expected.std(1).min() > 0.01
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05], ids=["elastic", "absorbing"])
 @pytest.mark.parametrize("pixels", [8, 12])
-def test_the_gradient_of_a_bright_field_is_its_slope(pixels):
+def test_the_gradient_of_a_bright_field_is_its_slope(pixels, share):
     engine = BrightField(pixels, 2.0, {1: 3, 2: 3, 4: 3}, 8)
     c = _coefficients(CRYSTALS[1], 8).requires_grad_(True)
     weights = torch.rand(2, pixels // 2, pixels // 2, dtype=torch.float64)
+    damping = torch.zeros_like(c)
+    damping[0, 0] = share  # of all waves alike: gradients take no other into account
 
     def seen(coefficients):
+        if share:
+            coefficients = torch.complex(coefficients, damping)
         return (engine(coefficients, TAU) * weights).sum()
 
     (slope,) = torch.autograd.grad(seen(c), c)

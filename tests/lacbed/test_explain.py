@@ -13,9 +13,10 @@ from py4dstem_ml.lacbed.bragg_lines import unfolded
 from py4dstem_ml.lacbed.bright_field import BrightField, coefficients_of
 from py4dstem_ml.lacbed.explain import best_explained
 from py4dstem_ml.lacbed.natural import depth, strength_per_volt
+from py4dstem_ml.physics.lacbed import lacbed
 from py4dstem_ml.physics.projection import projected_potential
 
-AT = {"a": 4.05, "thickness": 200.0, "energy_ev": 200e3, "half_width": 2.0}
+AT = {"a": 4.05, "thickness": 200.0, "energy_ev": 200e3, "half_width": 2.0, "absorption": False}
 
 
 #: Of the table, by their numbers there.
@@ -103,6 +104,28 @@ def test_the_scale_and_the_offset_of_a_pattern_do_not_count(atlas, aluminium, no
     np.testing.assert_allclose(other.potential, one.potential)
 
 
+def test_patterns_of_absorbing_crystals_are_explained_with_absorption(atlas, noise):
+    copper = Crystal.cubic(3.61, [29] * 4, FCC)
+    (pattern,) = lacbed(
+        copper, (0, 0, 1), 200e3, [600.0], half_width=2 / 3.61, pixels=16
+    ).images[0].numpy()  # fmt: skip
+    potential = projected_potential(copper, 16).potential
+    given = {**AT, "a": 3.61, "thickness": 600.0}
+    found, without = (
+        best_explained(pattern, noise, atlas, **{**given, "absorption": on}) for on in (True, False)
+    )
+    assert found.likeness > max(0.95, without.likeness + 0.02)
+    assert found.crystal.name.endswith("(mp-2)")
+    np.testing.assert_allclose(found.potential, potential, atol=1e-4 * np.ptp(potential))
+    # As bright as it is, not only alike.
+    assert found.pattern.mean() == pytest.approx(pattern.mean(), rel=0.15)
+    # A reading, whose atoms are not known, absorbs a share of it.
+    read = best_explained(
+        pattern, potential.astype(np.float32), atlas.only(()), **{**given, "absorption": True}
+    )
+    assert read.crystal is None and read.likeness > 0.93
+
+
 def test_a_known_crystal_counts_at_other_lattice_constants(atlas, noise):
     """Patterns do not tell a from strength: V a and t / a^2 are all they show."""
     copper = projected_potential(Crystal.cubic(3.61, [29] * 4, FCC), 16).potential
@@ -151,9 +174,9 @@ def test_at_another_voltage_crystals_are_looked_up_at_another_depth(atlas, alumi
     asked = []
 
     class Spied(Atlas):
-        def nearest(self, pattern, tau, count):
+        def nearest(self, pattern, tau, count, absorption):
             asked.append(tau)
-            return super().nearest(pattern, tau, count)
+            return super().nearest(pattern, tau, count, absorption)
 
     spied = Spied(**{one: getattr(atlas, one) for one in vars(atlas) if not one.startswith("_")})
     for energy_ev in (200e3, 300e3):

@@ -5,7 +5,14 @@ import pytest
 import torch
 from tiny_lacbed import FCC
 
-from py4dstem_ml.lacbed.natural import conditions, depth, strength_per_volt
+from py4dstem_ml.lacbed.natural import (
+    absorbing,
+    conditions,
+    depth,
+    natural_potential,
+    optical_potential,
+    strength_per_volt,
+)
 from py4dstem_ml.physics.crystal import Crystal
 from py4dstem_ml.physics.electrons import interaction_constant, lorentz_factor, wavelength
 from py4dstem_ml.physics.lacbed import lacbed
@@ -41,6 +48,31 @@ def test_strength_is_the_coupling_of_the_engine():
     for h, k in ((2, 0), (2, 2), (4, 0), (0, 6)):
         coupling = crystal.coupling_coefficients([[h, k, 0]], 120e3, absorption=False)
         assert coefficients[h, k] == pytest.approx(complex(coupling) * A**2, rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.25])
+def test_the_optical_potential_is_the_coupling_with_absorption(shift):
+    """About the same origin as the potential, wherever the crystal's own is."""
+    crystal = Crystal.cubic(A, [13] * 4, np.array(FCC) + [shift, 0, 0])
+    found = optical_potential(crystal, 32, 120e3)
+    torch.testing.assert_close(found.real, natural_potential(crystal, 32, 120e3))
+    coefficients = np.fft.fft2(found.imag.numpy(), norm="forward")
+    at_origin = Crystal.cubic(A, [13] * 4, FCC)
+    for h, k in ((0, 0), (2, 0), (2, 2), (4, 0), (0, 6)):
+        coupling = complex(at_origin.coupling_coefficients([[h, k, 0]], 120e3))
+        assert coefficients[h, k] == pytest.approx(coupling.imag * A**2, rel=1e-6)
+    assert found.imag.min() > -0.05 * found.imag.max()
+
+
+def test_a_potential_of_unknown_atoms_absorbs_about_what_crystals_do():
+    for z in (22, 29, 47):
+        crystal = Crystal.cubic(A, [z] * 4, FCC)
+        true, found = (x.imag for x in (
+            optical_potential(crystal, 32, 200e3), absorbing(natural_potential(crystal, 32, 200e3)),
+        ))  # fmt: skip
+        assert np.corrcoef(true.ravel(), found.ravel())[0, 1] > 0.85
+        assert 0.4 < found.std() / true.std() < 2.5
+        assert found.min() == 0.0
 
 
 def test_a_phase_grating_turns_the_wave_by_pi_tau_u():

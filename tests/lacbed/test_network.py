@@ -2,10 +2,14 @@
 
 import pytest
 import torch
-from tiny_lacbed import TINY, saved, tiny_network
+from tiny_lacbed import FCC, TINY, saved, tiny_network
 
-from py4dstem_ml import WeightsError, weights
+from py4dstem_ml import Crystal, WeightsError, weights
+from py4dstem_ml.lacbed.bragg_lines import unfolded
+from py4dstem_ml.lacbed.bright_field import BrightField, coefficients_of
+from py4dstem_ml.lacbed.natural import natural_potential
 from py4dstem_ml.lacbed.network import SPECS, build_network, direction_of, load_network
+from py4dstem_ml.lacbed.scores import likeness
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -40,6 +44,25 @@ def test_full_networks_are_larger(architecture, direction):
 
 def test_pictures_of_another_size():
     assert build_network("linenet.forward.compact", 128).spec.pixels == 128
+
+
+@pytest.mark.parametrize(
+    "name",
+    [e.name for e in weights.read_registry().entries.values()
+     if e.system in ("lacbed", "lacbed-inverse")],
+)  # fmt: skip
+def test_shipped_networks_answer_alike_in_half_precision(name):
+    network = load_network(name)
+    copper = Crystal.cubic(3.61, [29] * 4, FCC)
+    u, tau = natural_potential(copper, 64, 200e3)[None].float(), torch.tensor([0.4])
+    engine = BrightField(64, 8.0)
+    given = u if network.direction == "forward" else unfolded(engine(coefficients_of(u[0]), tau))
+    found = []
+    for half in (False, True):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found.append(network(given, tau).float())
+    assert likeness(*found) > 0.999
+    assert float(found[1].std() / found[0].std()) == pytest.approx(1.0, abs=0.03)
 
 
 def test_unknown_names_are_refused():

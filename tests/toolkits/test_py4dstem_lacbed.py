@@ -37,6 +37,9 @@ def test_one_thickness_is_an_image_that_is_saved(tmp_path):
     emdfile.save(tmp_path / "a.h5", disk)
     again = emdfile.read(tmp_path / "a.h5")
     np.testing.assert_array_equal(again.data, disk.data)
+    made = again.metadata["lacbed"]
+    assert made["absorption"] is True and made["accelerating_voltage"] == 200e3
+    assert made["thickness"].tolist() == [300] and made["zone_axis_lattice"].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,25 @@ def test_a_slice_of_a_known_crystal_gives_that_crystals_potential(disk, inverse_
     np.testing.assert_allclose(found.data, expected, atol=1e-3 * np.ptp(expected))
 
 
+def test_absorption_is_what_the_slice_says_or_that_of_measured_ones(monkeypatch, disk):
+    asked = []
+
+    def noted(self, pattern, **known):
+        asked.append(known["absorption"])
+        return np.zeros((16, 16), np.float32)
+
+    monkeypatch.setattr(PotentialPredictor, "__call__", noted)
+    monkeypatch.setattr(PotentialPredictor, "pixels", 16)
+    measured = _slice(disk.data)
+    assert disk.metadata["lacbed"]["absorption"] is False
+    absorbing = ALUMINIUM.generate_lacbed(400, semiangle_mrad=12, pixels=16)[0, 0, 0]
+    for given in (disk, absorbing, measured, disk.data):
+        predict_projected_potential(given, a=4.05, thickness=400)
+    predict_projected_potential(disk, a=4.05, thickness=400, absorption=True)
+    predict_projected_potential(measured, a=4.05, thickness=400, absorption=False)
+    assert asked == [False, True, True, True, True, False]
+
+
 def test_explanations_are_what_map_takes(disk, inverse_file, atlas_file):
     hs = pytest.importorskip("hyperspy.api")
     signal = hs.signals.Signal2D(np.stack([disk.data, np.roll(disk.data, 3, 0)]))
