@@ -59,7 +59,7 @@ _CONDITIONS = (
     *(Condition(thickness=t, absorption=False, counted=False) for t in (500.0, 2000.0)),
     *(Condition(thickness=t) for t in (500.0, 1000.0, 2000.0)),
     *(Condition(thickness=t, counted=False) for t in (500.0, 2000.0)),
-    *(Condition(energy_ev=energy) for energy in (100e3, 300e3)),
+    *(Condition(thickness=1000.0, energy_ev=energy) for energy in (100e3, 300e3)),
     Condition(pixels_off=1),
 )
 
