@@ -43,7 +43,7 @@ def test_the_wheel_carries_bundled_weights_and_their_cards(hook) -> None:
 
 
 def test_a_wheel_is_not_too_large(hook, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hook[1].LARGEST_WHEEL_BYTES == 90e6
+    assert hook[1].LARGEST_WHEEL_BYTES == 96e6
     monkeypatch.setattr(hook[1], "LARGEST_WHEEL_BYTES", 104)
     with pytest.raises(ValueError, match="a wheel carries"):
         hook[0].initialize("standard", {"force_include": {}})

@@ -77,6 +77,11 @@ class _Predictor(LazyModel):
         """Half the side of its patterns, in reciprocal lattice vectors a*."""
         return float(self.loaded.spec.half_width)
 
+    @property
+    def absorption(self) -> bool:
+        """Whether the patterns it was trained on have thermal diffuse absorption."""
+        return bool(self.loaded.metadata.get("absorption", False))
+
     def refuse_conditions(self, a: float, thickness: float, energy_ev: float) -> None:
         """Refuse what the network was not trained for.
 

@@ -322,7 +322,7 @@ def train(
     torch.manual_seed(int(np.random.SeedSequence([config.seed, trainer.step]).generate_state(1)[0]))
     metadata = {
         "training": {**asdict(config), "start_from": earlier.get("sha256")},
-        "split_rule": SPLIT_RULE, "energy_ev": data.energy_ev,
+        "split_rule": SPLIT_RULE, "energy_ev": data.energy_ev, "absorption": data.absorption,
         "range_a": [float(data.a[parts["train"]].min()), float(data.a[parts["train"]].max())],
         "thicknesses": list(data.thicknesses), "crystals": len(parts["train"]),
         "earlier": {key: earlier[key] for key in _EARLIER if key in earlier},

@@ -50,7 +50,7 @@ def generate_lacbed_aiml(
         Name of weights (see `list_pretrained`) or a ``.safetensors`` file. None: the default ones.
     outside : {"refuse", "exact"}
         What to do where the network was not trained: raise, or compute with `generate_lacbed`,
-        without absorption as the library was, and log that.
+        with absorption where the training had it (the default network's had none), and log that.
     device : str or torch.device, optional
         None: a GPU if there is one.
 
@@ -108,14 +108,15 @@ def generate_lacbed_aiml(
         return generate_lacbed(
             crystal, thickness, zone_axis_lattice=zone_axis_lattice,
             accelerating_voltage=accelerating_voltage, semiangle_mrad=1e3 * semiangle,
-            pixels=generator.pixels, b_iso=b_iso, absorption=False, device=device,
+            pixels=generator.pixels, b_iso=b_iso, absorption=generator.absorption,
+            device=device,
         )  # fmt: skip
     potential = projected_potential(ours, generator.pixels).potential
     image = generator(potential, a=a, thickness=thickness, energy_ev=accelerating_voltage)
     size = 2.0 * generator.half_width / (a * generator.pixels)
     made = {
         "zone_axis_lattice": np.asarray(zone_axis_lattice), "thickness": np.atleast_1d(thickness),
-        "accelerating_voltage": float(accelerating_voltage), "absorption": False,
+        "accelerating_voltage": float(accelerating_voltage), "absorption": generator.absorption,
         "network": generator.loaded.name,
     }  # fmt: skip
     return {(0, 0, 0): diffraction_slice(image[None], [0, 0, 0], size, None, made)}

@@ -68,6 +68,7 @@ def test_weights_tell_what_they_were_trained_on(small_library, tmp_path):
     said = load_network(train(small_library, tmp_path, config, device="cpu")).metadata
     assert said["range_a"] == [3.6, 5.3] and said["crystals"] == 6
     assert said["thicknesses"] == [200.0, 600.0] and said["energy_ev"] == 200e3
+    assert said["absorption"] is False
     assert said["split_rule"] == SPLIT_RULE and said["patterns_seen"] == 16
     assert said["training"]["network"] == "linenet.forward.tiny"
     assert str(tmp_path) not in json.dumps(said)

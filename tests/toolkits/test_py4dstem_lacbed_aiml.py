@@ -135,6 +135,14 @@ def test_within_the_training_nothing_is_computed_exactly(forward_file, caplog):
     np.testing.assert_array_equal(one.data, other.data)
 
 
+@pytest.mark.parametrize("absorption", [False, True])
+def test_slices_tell_whether_the_network_learned_absorption(absorption, tmp_path):
+    path = saved("linenet.forward.tiny", tmp_path, absorption=absorption)
+    for thickness, outside in ((400, "refuse"), (3000, "exact")):
+        disk = ALUMINIUM.generate_lacbed_aiml(thickness, weights=path, outside=outside)[0, 0, 0]
+        assert disk.metadata["lacbed"]["absorption"] is absorption
+
+
 def test_the_method_is_registered():
     names = {m.name for m in py4dstem_ml.registered_methods() if "Crystal" in m.class_name}
     assert names == {"generate_lacbed", "generate_lacbed_aiml"}
