@@ -86,16 +86,19 @@ class Atlas:
             name=self.names[number],
         )  # fmt: skip
 
-    def intensities(self, tau: float, absorption: bool = False) -> torch.Tensor:
-        """Return the bright fields (n, q) of all crystals at a depth, see `natural`."""
+    def intensities(self, tau: float, absorbed: float = 0.0) -> torch.Tensor:
+        """Return the bright fields (n, q) of all crystals at a depth, see `natural`.
+
+        ``absorbed`` is the depth that dampings are counted at; 0 without absorption.
+        """
         levels, shares, dampings = self._waves
-        if absorption:
-            shares = shares * (-pi * tau * dampings).exp()
+        if absorbed:
+            shares = shares * (-pi * absorbed * dampings).exp()
         phases = pi * tau * levels
         return (shares * phases.cos()).sum(2).square() + (shares * phases.sin()).sum(2).square()
 
     def nearest(
-        self, pattern: torch.Tensor, tau: float, count: int, absorption: bool = False
+        self, pattern: torch.Tensor, tau: float, count: int, absorbed: float = 0.0
     ) -> list[int]:
         """Return the numbers of the crystals whose bright fields correlate best with a pattern.
 
@@ -107,11 +110,11 @@ class Atlas:
             Its depth. Strengths are those at the voltage of the atlas: at others what is alike is
             found less surely.
         count : int
-        absorption : bool
-            Whether the pattern has thermal diffuse absorption, as measured ones have.
+        absorbed : float
+            See `intensities`; measured patterns have absorption.
         """
         seen = _centred(quadrant(pattern).flatten()[self.places])
-        correlation = self._keys(tau, absorption) @ seen
+        correlation = self._keys(tau, absorbed) @ seen
         return correlation.topk(min(count, len(self))).indices.tolist()
 
     def only(self, names: Container[str]) -> Atlas:
@@ -127,16 +130,16 @@ class Atlas:
             names=[self.names[number] for number in kept],
         )  # fmt: skip
 
-    def _keys(self, tau: float, absorption: bool) -> torch.Tensor:
-        keys = self._last.get((tau, absorption))
+    def _keys(self, tau: float, absorbed: float) -> torch.Tensor:
+        keys = self._last.get((tau, absorbed))
         if keys is None:  # another thread may clear them: they are returned from here
-            keys = _centred(self.intensities(tau, absorption))
+            keys = _centred(self.intensities(tau, absorbed))
             self._last.clear()
-            self._last[tau, absorption] = keys
+            self._last[tau, absorbed] = keys
         return keys
 
     @cached_property
-    def _last(self) -> dict[tuple[float, bool], torch.Tensor]:
+    def _last(self) -> dict[tuple[float, float], torch.Tensor]:
         """What patterns of the last depth are compared with: those of a stack have one."""
         return {}
 
@@ -157,9 +160,14 @@ class Atlas:
         Raises
         ------
         WeightsError
-            If the file holds no atlas.
+            If the file holds no atlas, or one of an earlier version.
         """
         tensors, metadata = weights.load(name_or_path)
+        if "lacbed_atlas" in metadata and set(_TENSORS) - set(tensors) == {"dampings", "greatest"}:
+            raise weights.WeightsError(
+                f"{name_or_path} is an atlas without absorption, of an earlier version: make it "
+                "again with py4dstem-ml fit lacbed"
+            )
         if "lacbed_atlas" not in metadata or set(tensors) != set(_TENSORS):
             raise weights.WeightsError(f"{name_or_path} does not hold an atlas of LACBED patterns")
         names = metadata.pop("lacbed_atlas")

@@ -6,7 +6,7 @@ diagonal holds the bright field at all directions k + h. Beams far outside join 
 (Löwdin, J. Chem. Phys. 19 (1951) 1396). Gradients pass the diagonalisation by divided differences
 (Daleckii and Krein), which degenerate levels do not disturb.
 
-Absorption damps each Bloch wave by its mean (Humphreys, Rep. Prog. Phys. 42 (1979) 1825).
+Absorption damps Bloch waves (Humphreys, Rep. Prog. Phys. 42 (1979) 1825), and mixes excited ones.
 
 Where coefficients equal their transpose, as those of most cubic crystals, the picture does so too,
 and directions on one side of its diagonal are enough. For those on the diagonal waves are even or
@@ -31,44 +31,79 @@ QUICK = {1: 9, 2: 12, 4: 14}
 FINE = {1: 11, 2: 15, 4: 19}
 #: How far those lie that are a perturbation.
 _WEAK = 20
+#: States that absorption mixes, the highest ones; with 32 R of gold and tungsten is .999.
+_MIXED = 48
 #: Half phases that differ by less have the slope of equal ones.
 _NEAR = 1e-3
 
 
 class _Propagator(torch.autograd.Function):
+    """Diagonals of exp(i pi tau H) of real symmetric matrices (b, n, n), shape (b, n, t, 2)."""
+
+    @staticmethod
+    def forward(ctx, matrix: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        values, vectors = torch.linalg.eigh(matrix)
+        ctx.save_for_backward(values, vectors, tau)
+        phases = pi * values[..., None] * tau.to(values)
+        waves = torch.cat([phases.cos(), phases.sin()], dim=-1)
+        return (vectors.square() @ waves).unflatten(-1, (2, -1)).mT
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        values, vectors, tau = ctx.saved_tensors
+        total = torch.zeros_like(vectors)
+        for number, depth in enumerate(tau.tolist()):
+            # exp(ia) - exp(ib) = 2i sin((a - b) / 2) exp(i (a + b) / 2)
+            half = 0.5 * pi * depth * values
+            slope = pi * depth * torch.sinc((half[:, :, None] - half[:, None, :]) / pi)
+            middle = half[:, :, None] + half[:, None, :]
+            for part, shape in ((0, -middle.sin()), (1, middle.cos())):
+                inner = vectors.mT @ (gradient[:, :, number, part, None] * vectors)
+                total = total + inner * slope * shape
+        return vectors @ total @ vectors.mT, None
+
+
+class _AbsorbingPropagator(torch.autograd.Function):
     """Diagonals of exp(i pi tau (H + iW)) of real symmetric matrices, shape (b, n, t, 2).
 
-    Of W (b, n, n) its means in the states of H count, which gradients leave as they are.
+    W (b, n, n) mixes the highest states of H, which are those that waves are in; the others it
+    damps by its means. Gradients are those of H.
     """
 
     @staticmethod
     def forward(
-        ctx, matrix: torch.Tensor, tau: torch.Tensor, absorbing: torch.Tensor | None
+        ctx, matrix: torch.Tensor, tau: torch.Tensor, absorbing: torch.Tensor
     ) -> torch.Tensor:
         values, vectors = torch.linalg.eigh(matrix)
-        damping = torch.zeros_like(values) if absorbing is None else _means(absorbing, vectors)
-        ctx.save_for_backward(values, damping, vectors, tau)
-        phases = pi * values[..., None] * tau.to(values)
-        left = (-pi * damping[..., None] * tau.to(values)).exp()
-        waves = torch.cat([left * phases.cos(), left * phases.sin()], dim=-1)
-        return (vectors.square() @ waves).unflatten(-1, (2, -1)).mT
+        levels = torch.complex(values, _means(absorbing, vectors))
+        states = vectors.to(levels.dtype)
+        back = states.mT.clone()
+        excited = vectors[..., -_MIXED:]
+        mixed = torch.complex(
+            torch.diag_embed(values[..., -_MIXED:]), excited.mT @ absorbing @ excited
+        )
+        levels[..., -_MIXED:], turned = torch.linalg.eig(mixed)
+        states[..., -_MIXED:] = excited.to(turned.dtype) @ turned
+        # Degenerate states come in any basis: the inverse, not the transpose.
+        back[..., -_MIXED:, :] = torch.linalg.solve(turned, excited.mT.to(turned.dtype))
+        ctx.save_for_backward(levels, states, back, tau)
+        waves = (1j * pi * levels[..., None] * tau.to(values)).exp()
+        return torch.view_as_real((states * back.mT) @ waves)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        values, damping, vectors, tau = ctx.saved_tensors
-        total = torch.zeros_like(vectors)
+        levels, states, back, tau = ctx.saved_tensors
+        total = torch.zeros_like(states)
         for number, depth in enumerate(tau.tolist()):
-            # exp(ia) - exp(ib) = 2i sin((a - b) / 2) exp(i (a + b) / 2)
-            half = 0.5 * pi * depth * torch.complex(values, damping)
+            half = 0.5 * pi * depth * levels
             apart = half[:, :, None] - half[:, None, :]
             near = apart.abs() < _NEAR
             slope = torch.where(near, 1.0, apart.sin() / torch.where(near, 1.0, apart))
             wave = (1j * half).exp()
             slope = 1j * pi * depth * slope * wave[:, :, None] * wave[:, None, :]
-            for part, shape in enumerate((slope.real, slope.imag)):
-                inner = vectors.mT @ (gradient[:, :, number, part, None] * vectors)
-                total = total + inner * shape
-        return vectors @ total @ vectors.mT, None, None
+            seen = torch.view_as_complex(gradient[:, :, number].contiguous()).conj()
+            total = total + slope * (back @ (seen[..., None] * states)).mT
+        return (back.mT @ total @ states.mT).real, None, None
 
 
 def _means(matrix: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
@@ -99,25 +134,34 @@ class _Beams:
 
     def matrices(self, table: torch.Tensor) -> torch.Tensor:
         """H (p, d, n, n) by a flat table of coefficients: of even and odd waves with images."""
+        among, through, share = self._couplings(table)
+        back = share @ through.mT
+        return among + torch.diag_embed(self.level.to(table.dtype)) + 0.5 * (back + back.mT)
+
+    def absorbing(self, table: torch.Tensor) -> torch.Tensor:
+        """W (p, d, n, n) by a complex table, weak beams to first order."""
+        among, through, _ = self._couplings(table.imag)
+        _, _, share = self._couplings(table.real)
+        back = share @ through.mT
+        return among + back + back.mT
+
+    def _couplings(self, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Couplings among strong beams and to weak ones, and how much of the weak ones joins."""
         among, through = (_looked_up(table, x)[:, None] for x in (self.among, self.through))
         # No coupling shifts a level by more than itself, however near the other level lies.
         share = through * self.gap / (self.gap.square() + through.square() + 1e-12)
         among = _even_and_odd(among, self.strong, self.strong)
         through, share = (_even_and_odd(x, self.strong, self.weak) for x in (through, share))
-        back = share @ through.mT
-        return among + torch.diag_embed(self.level.to(table.dtype)) + 0.5 * (back + back.mT)
-
-    def absorbing(self, table: torch.Tensor) -> torch.Tensor:
-        """W (p, 1, n, n) by a flat table of coefficients of u', as `matrices`."""
-        among = _looked_up(table, self.among)[:, None]
-        return _even_and_odd(among, self.strong, self.strong)
+        return among, through, share
 
     def amplitudes(self, table: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Real and imaginary amplitudes (d, n, t, 2) by a flat table of coefficients."""
-        matrix, absorbing = self.matrices(table.real), None
+        matrix = self.matrices(table.real)
         if table.is_complex():
-            absorbing = self.absorbing(table.imag).expand_as(matrix).flatten(0, 1)
-        waves = _Propagator.apply(matrix.flatten(0, 1), tau, absorbing)
+            absorbing = self.absorbing(table).flatten(0, 1)
+            waves = _AbsorbingPropagator.apply(matrix.flatten(0, 1), tau, absorbing)
+        else:
+            waves = _Propagator.apply(matrix.flatten(0, 1), tau)
         waves = waves.unflatten(0, matrix.shape[:2])
         # Half of a beam is even, but all of one that is its own image.
         even = 0.5 / self.strong.square()[:, None, None]
@@ -205,7 +249,7 @@ class BrightField:
         -------
         levels, shares, dampings : torch.Tensor, shape (q, count)
             Levels are counted from that of the greatest share, which is the first. Dampings are
-            zero without absorption.
+            the means of what absorbs, zero without.
         """
         levels, shares, dampings = coefficients.real.new_zeros(3, len(places), count)
         table = self._table(coefficients)
@@ -217,7 +261,7 @@ class BrightField:
             level = values[direction].gather(1, greatest.indices)
             levels[wanted], shares[wanted] = level - level[:, :1], greatest.values
             if table.is_complex():
-                means = _means(beams.absorbing(table.imag)[0], vectors)
+                means = _means(beams.absorbing(table)[0], vectors)
                 dampings[wanted] = means[direction].gather(1, greatest.indices)
         return levels, shares, dampings
 

@@ -46,7 +46,7 @@ class LacbedData:
     patterns : torch.Tensor, shape (n, t, H / 2, W / 2)
         Quadrants of the bright fields, float16.
     few_beams : torch.Tensor, shape (n, t, H / 2, W / 2)
-        The same with few beams, see `bright_field`.
+        The same with few beams, see `bright_field`, always without absorption.
     a : ndarray, shape (n,)
         Å.
     thicknesses : tuple of float, length t

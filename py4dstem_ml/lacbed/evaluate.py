@@ -257,7 +257,9 @@ def trusted(
         read, spread = predictor.with_spread(pattern, **known)
         known |= {"half_width": data.half_width, "absorption": data.absorption}
         best = best_explained(pattern, read, atlas, **known)
-        refined = refine_potential(best.potential, pattern, steps=steps, progress=False, **known)
+        refined = refine_potential(
+            best.potential, pattern, absorbed=best.absorbed, steps=steps, progress=False, **known
+        )
         scores = [
             float(likeness(one, at_best_origin(true, one)))
             for one in (
@@ -326,8 +328,9 @@ def evaluate(
     Raises
     ------
     ValueError
-        If weights were trained under another rule of splitting, or explanations are asked for
-        without an atlas or a network that reads.
+        If weights were trained under another rule of splitting, or generate patterns with
+        absorption and the library has none, or the reverse; if explanations are asked for without
+        an atlas or a network that reads.
     """
     data = LacbedData.read(library, progress=progress)
     parts = split_materials(data.formula, data.prototype)
@@ -345,6 +348,12 @@ def evaluate(
             raise ValueError(
                 f"{name} was trained under another split of the materials: it may have seen the "
                 "crystals that it would be judged on"
+            )
+        learned = bool(network.metadata.get("absorption", False))
+        if network.direction == "forward" and learned != data.absorption:
+            raise ValueError(
+                f"the library's patterns are {_with(data.absorption)} absorption, "
+                f"those that {name} generates {_with(learned)}"
             )
     lines: list[str] = []
     for direction in ("forward", "inverse"):
@@ -377,6 +386,10 @@ def evaluate(
             markdown_table([row], list(row)),
         ]
     return "\n".join(lines)
+
+
+def _with(absorption: bool) -> str:
+    return "with" if absorption else "without"
 
 
 def _title(name: str, network: nn.Module) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ..physics.crystal import Crystal
-from ..physics.electrons import lorentz_factor
+from ..physics.electrons import lorentz_factor, wavelength
 from .atlas import Atlas
 from .bragg_lines import unfolded
 from .bright_field import BrightField, coefficients_of
@@ -47,12 +47,16 @@ class Explanation:
         The known crystal whose potential it is, in units of its own cell and up to a factor of a
         tenth: patterns are alike at another lattice constant, too, and so may be those of other
         elements. None: the network read the potential.
+    absorbed : ndarray of float32, shape (n, n), or None
+        V·Å: the imaginary part of the potential, by which thermal diffuse scattering takes away;
+        None without absorption. That of a reading is a guess.
     """
 
     potential: npt.NDArray[np.float32]
     pattern: npt.NDArray[np.float32]
     likeness: float
     crystal: Crystal | None
+    absorbed: npt.NDArray[np.float32] | None
 
 
 def best_explained(
@@ -88,13 +92,18 @@ def best_explained(
     """
     wanted, tau = torch.from_numpy(pattern), depth(a, thickness, energy_ev)
     unit = strength_per_volt(a, energy_ev)
-    stronger = lorentz_factor(energy_ev) / lorentz_factor(atlas.metadata["energy_ev"])
-    alike = atlas.nearest(wanted, tau * stronger**_DEEPER, candidates, absorption)
+    made_at = atlas.metadata["energy_ev"]
+    stronger = lorentz_factor(energy_ev) / lorentz_factor(made_at)
+    # u' goes as the wavelength and the square of the Lorentz factor.
+    absorbed = tau * stronger**2 * wavelength(energy_ev) / wavelength(made_at)
+    alike = atlas.nearest(
+        wanted, tau * stronger**_DEEPER, candidates, absorbed if absorption else 0.0
+    )
     read = torch.from_numpy(reading) * unit
     potential_of = optical_potential if absorption else natural_potential
     # Known crystals as patterns know them: of their own lattice constants.
     tried = [
-        (absorbing(read) if absorption else read, None),
+        (absorbing(read, a, energy_ev) if absorption else read, None),
         *((potential_of(one, len(read), energy_ev), one) for one in map(atlas.__getitem__, alike)),
     ]
     engine = _engine(len(pattern), half_width, len(reading))
@@ -102,8 +111,10 @@ def best_explained(
     def judged(u: torch.Tensor, crystal: Crystal | None) -> Explanation:
         with torch.no_grad():
             image = unfolded(engine(coefficients_of(u), torch.tensor([tau])))
-        potential = (u.real / unit).float().numpy()
-        return Explanation(potential, image[0].numpy(), float(likeness(image, wanted)), crystal)
+        return Explanation(
+            (u.real / unit).float().numpy(), image[0].numpy(), float(likeness(image, wanted)),
+            crystal, (u.imag / unit).float().numpy() if absorption else None,
+        )  # fmt: skip
 
     found = [judged(*one) for one in tried]
     order = sorted(range(len(tried)), key=lambda i: found[i].likeness, reverse=True)

@@ -85,8 +85,9 @@ def atlas_of(
             level, share, damping = engine.bloch_waves(coefficients_of(u), places, _WAVES)
         levels.append(level.half())
         shares.append((share * FINEST).round().to(torch.uint8))
-        greatest.append(damping.max())
-        dampings.append((damping.clamp(min=0.0) / damping.max() * FINEST).round().to(torch.uint8))
+        greatest.append(damping.max().clamp(min=1e-9))
+        share = damping.clamp(min=0.0) / greatest[-1]
+        dampings.append((share * FINEST).round().to(torch.uint8))
     sizes = torch.tensor([0, *(len(crystal.numbers) for crystal in crystals)])
     return Atlas(
         a=torch.stack([torch.linalg.norm(crystal.lattice[0]) for crystal in crystals]),

@@ -103,7 +103,8 @@ def simulate_shard(
         ``lacbed-<number>.h5``. Pictures are linear in 16 bits, from the least to the greatest
         value in ``*_range`` (..., 2): ``potential`` (n, H, W) in V·Å, see `projected_potential`,
         and ``patterns`` (n, t, r, H, W), the incident intensity being 1. ``few_beams``
-        (n, t, H / 2, W / 2) are quadrants of the bright field with few beams, see `bright_field`.
+        (n, t, H / 2, W / 2) are quadrants of the bright field with few beams, see `bright_field`,
+        always without absorption.
         ``a`` (n,) is in Å; the other columns are those of the table.
 
     Raises

@@ -78,7 +78,7 @@ class _Predictor(LazyModel):
         return float(self.loaded.spec.half_width)
 
     @property
-    def absorption(self) -> bool:
+    def learned_absorption(self) -> bool:
         """Whether the patterns it was trained on have thermal diffuse absorption."""
         return bool(self.loaded.metadata.get("absorption", False))
 
@@ -231,7 +231,8 @@ class PotentialPredictor(_Predictor):
     A bright field does not tell where the unit cell begins: the origin is the one that training
     crystals have, the point with the most symmetry where the potential is highest.
 
-    Thermal motion is that of B = 0.5 Å^2. The network was trained on patterns without absorption.
+    Thermal motion is that of B = 0.5 Å^2. The default network was trained on patterns without
+    absorption, see `learned_absorption`.
     """
 
     direction = "inverse"

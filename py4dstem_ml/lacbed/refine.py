@@ -51,6 +51,7 @@ def refine_potential(
     half_width: float = 8.0,
     pixel_size: float | None = None,
     absorption: bool = True,
+    absorbed: npt.ArrayLike | None = None,
     steps: int = 30,
     highest: int = 12,
     progress: bool | None = None,
@@ -72,8 +73,10 @@ def refine_potential(
         Of the pattern in 1/Å; it is resampled to as many pixels as the potential has. None: it
         reaches just ``half_width`` a* from the axis.
     absorption : bool
-        Whether thermal diffuse scattering has taken from the pattern, as from measured ones: then
-        the potential absorbs a share of what is given of it.
+        Whether thermal diffuse scattering has taken from the pattern, as from measured ones.
+    absorbed : array_like, shape (n, n), optional
+        What absorbs, in V·Å, which is not refined: see `Explanation`. None: guessed from the
+        potential.
     steps : int
         Of the quasi-Newton descent (L-BFGS); 0: only compare.
     highest : int
@@ -121,7 +124,11 @@ def refine_potential(
     square = float(pearson(wanted, wanted.T)) > _SQUARE
     symmetrise = _symmetry(spectrum, square)
     start = symmetrise(spectrum).float()
-    damping = symmetrise(torch.fft.fft2(absorbing(scale * given).imag, norm="forward").real).float()
+    if absorbed is None:
+        imaginary = absorbing(scale * given, a, energy_ev).imag
+    else:
+        imaginary = scale * torch.from_numpy(sound_pictures(absorbed, "absorbed part")).double()
+    damping = symmetrise(torch.fft.fft2(imaginary, norm="forward").real).float()
     index = torch.fft.fftfreq(len(given), 1.0 / len(given))
     free = (index[:, None].square() + index.square() <= highest**2) & (start.abs() > 0)
     free[0, 0] = False

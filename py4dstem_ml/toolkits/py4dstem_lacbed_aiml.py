@@ -85,10 +85,12 @@ def generate_lacbed_aiml(
     After Webb, Beanland and Römer, arXiv 2503.02852.
     """
     import logging
+    from pathlib import Path
 
     from ..lacbed.predict import LacbedGenerator
     from ..physics.electrons import wavelength
     from ..physics.projection import projected_potential
+    from ..weights import default_name
     from .py4dstem import crystal_from_py4dstem
     from .py4dstem_lacbed import diffraction_slice, generate_lacbed
 
@@ -108,7 +110,7 @@ def generate_lacbed_aiml(
         return generate_lacbed(
             crystal, thickness, zone_axis_lattice=zone_axis_lattice,
             accelerating_voltage=accelerating_voltage, semiangle_mrad=1e3 * semiangle,
-            pixels=generator.pixels, b_iso=b_iso, absorption=generator.absorption,
+            pixels=generator.pixels, b_iso=b_iso, absorption=generator.learned_absorption,
             device=device,
         )  # fmt: skip
     potential = projected_potential(ours, generator.pixels).potential
@@ -116,8 +118,9 @@ def generate_lacbed_aiml(
     size = 2.0 * generator.half_width / (a * generator.pixels)
     made = {
         "zone_axis_lattice": np.asarray(zone_axis_lattice), "thickness": np.atleast_1d(thickness),
-        "accelerating_voltage": float(accelerating_voltage), "absorption": generator.absorption,
-        "network": generator.loaded.name,
+        "accelerating_voltage": float(accelerating_voltage),
+        "absorption": generator.learned_absorption,
+        "weights": Path(weights or default_name("lacbed")).name.removesuffix(".safetensors"),
     }  # fmt: skip
     return {(0, 0, 0): diffraction_slice(image[None], [0, 0, 0], size, None, made)}
 
@@ -158,7 +161,7 @@ def predict_projected_potential(
     *,
     a: float,
     thickness: float,
-    accelerating_voltage: float = 200e3,
+    accelerating_voltage: float | None = None,
     pixel_size: float | None = None,
     absorption: bool | None = None,
     weights: str | os.PathLike | None = None,
@@ -180,8 +183,8 @@ def predict_projected_potential(
         Lattice constant, Å.
     thickness : float
         Å.
-    accelerating_voltage : float
-        V.
+    accelerating_voltage : float, optional
+        V. None: what a slice of `generate_lacbed` says; others are of 200 kV.
     pixel_size : float, optional
         1/Å. None: the slice's own calibration; an array reaches just 8 a*.
     absorption : bool, optional
@@ -203,8 +206,9 @@ def predict_projected_potential(
     ------
     ValueError
         If the pattern is not square, not finite, constant, or does not reach far enough; if a
-        slice is not calibrated in 1/Å, of several thicknesses, or another disk; if a, the
-        thickness or the voltage is outside the range of the training.
+        slice is not calibrated in 1/Å, of several thicknesses, another disk, or made at another
+        thickness or voltage; if a, the thickness or the voltage is outside the range of the
+        training.
 
     Examples
     --------
@@ -227,11 +231,11 @@ def predict_projected_potential(
 
     predictor = PotentialPredictor(weights, atlas=atlas, device=device)
     is_slice = hasattr(pattern, "calibration")
-    if is_slice:
-        _refuse_slice(pattern)
+    made = _refuse_slice(pattern, thickness, accelerating_voltage) if is_slice else {}
+    if accelerating_voltage is None:
+        accelerating_voltage = float(made.get("accelerating_voltage", 200e3))
     if absorption is None:
-        said = getattr(pattern, "metadata", {}).get("lacbed")
-        absorption = True if said is None else bool(said["absorption"])
+        absorption = bool(made.get("absorption", True))
     if is_slice and pixel_size is None:
         units = pattern.calibration.get_Q_pixel_units()
         if units != "A^-1":
@@ -253,13 +257,23 @@ def predict_projected_potential(
     return potential
 
 
-def _refuse_slice(pattern: DiffractionSlice) -> None:
-    """Refuse slices that `generate_lacbed` made of something else than one bright field."""
+def _refuse_slice(
+    pattern: DiffractionSlice, thickness: float, accelerating_voltage: float | None
+) -> dict[str, Any]:
+    """Refuse slices of something else than one bright field of these; return how it was made."""
     if np.ndim(pattern.data) > 2:
         raise ValueError(
             "the slice is a series, and each of its patterns has a thickness of its own: give one, "
-            "series[label].data, with pixel_size"
+            "series[label].data, with pixel_size and, if it has none, absorption=False"
         )
     name = str(getattr(pattern, "name", ""))
     if name.startswith("lacbed ") and name != "lacbed 0 0 0":
         raise ValueError(f"the slice is the disk {name[7:]}: the bright field, 0 0 0, is read")
+    said = getattr(pattern, "metadata", {})
+    made = said.get("lacbed") if isinstance(said, dict) else None
+    made = {} if made is None else {name: made[name] for name in made.keys}
+    given = {"thickness": thickness, "accelerating_voltage": accelerating_voltage}
+    for name, value in given.items():
+        if name in made and value is not None and not np.allclose(made[name], value):
+            raise ValueError(f"the slice was made at {name} = {made[name]}, not {value:g}")
+    return made

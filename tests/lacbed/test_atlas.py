@@ -76,12 +76,12 @@ def test_few_damped_waves_show_the_bright_fields_of_absorbing_crystals(wide):
         ).images[:, 0].float()  # fmt: skip
         tau, expected = depth(row.a, 900.0, 200e3), _seen(pattern, wide)
         damped, elastic = (
-            np.corrcoef(wide.intensities(tau, absorption)[number], expected)[0, 1]
-            for absorption in (True, False)
+            np.corrcoef(wide.intensities(tau, absorbed)[number], expected)[0, 1]
+            for absorbed in (tau, 0.0)
         )
         assert damped > 0.93
         better.append(damped > elastic)
-        assert number in wide.nearest(pattern, tau, 2, absorption=True)
+        assert number in wide.nearest(pattern, tau, 2, tau)
     assert np.mean(better) > 0.8
 
 
@@ -218,6 +218,10 @@ def test_other_files_are_refused(inverse_file, atlas, tmp_path):
     part = weights.save(tmp_path / "part.safetensors", {"a": atlas.a}, {"lacbed_atlas": ["x"]})
     with pytest.raises(WeightsError, match="part.safetensors does not hold an atlas"):
         Atlas.load(part)
+    earlier = {name: getattr(atlas, name) for name in TENSORS[:-2]}
+    old = weights.save(tmp_path / "old.safetensors", earlier, {"lacbed_atlas": atlas.names})
+    with pytest.raises(WeightsError, match="without absorption, of an earlier version: make it"):
+        Atlas.load(old)
     with pytest.raises(WeightsError, match="no weights file"):
         Atlas.load(tmp_path / "none.safetensors")
 

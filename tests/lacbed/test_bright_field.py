@@ -11,6 +11,7 @@ from py4dstem_ml.lacbed.bright_field import (
     FINE,
     QUICK,
     BrightField,
+    _AbsorbingPropagator,
     _Propagator,
     coefficients_of,
     equal_their_transpose,
@@ -192,7 +193,7 @@ def test_degenerate_levels_do_not_disturb_gradients(apart):
 
 
 def _propagated(matrix):
-    return _Propagator.apply(0.5 * (matrix + matrix.mT), TAU, None)
+    return _Propagator.apply(0.5 * (matrix + matrix.mT), TAU)
 
 
 def test_the_diagonal_is_that_of_the_matrix_exponential():
@@ -204,27 +205,41 @@ def test_the_diagonal_is_that_of_the_matrix_exponential():
         torch.testing.assert_close(waves, expected.diagonal(dim1=1, dim2=2))
 
 
-def test_absorption_of_all_states_alike_is_that_of_the_matrix_exponential():
-    generator = torch.Generator().manual_seed(2)
-    matrix = torch.randn(3, 5, 5, dtype=torch.float64, generator=generator)
+def _absorber(n=5):
+    matrix = torch.rand(3, n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return 0.2 * matrix @ matrix.mT
+
+
+def test_the_absorbing_diagonal_is_that_of_the_matrix_exponential():
+    matrix = torch.randn(3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     matrix = 0.5 * (matrix + matrix.mT)
-    # With the same states: whatever absorbs is damped as the exponential says.
-    absorbing = 0.2 * matrix @ matrix + 0.1 * torch.eye(5, dtype=torch.float64)
-    found = _Propagator.apply(matrix, TAU, absorbing)
+    found = _AbsorbingPropagator.apply(matrix, TAU, _absorber())
     for number, tau in enumerate(TAU):
-        expected = torch.matrix_exp(1j * torch.pi * tau * (matrix + 1j * absorbing))
+        expected = torch.matrix_exp(1j * torch.pi * tau * (matrix + 1j * _absorber()))
         waves = torch.view_as_complex(found[:, :, number].contiguous())
         torch.testing.assert_close(waves, expected.diagonal(dim1=1, dim2=2))
 
 
-def test_gradients_with_equal_absorption_are_right():
-    matrix = torch.randn(2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    absorbing = 0.3 * torch.eye(4, dtype=torch.float64).expand(2, 4, 4)
+@pytest.mark.parametrize("apart", [0.0, 1e-9, 1.0])
+def test_gradients_of_the_absorbing_propagator_are_right(apart):
+    levels = torch.tensor([1.0, 1.0 + apart, -0.5, -2.0], dtype=torch.float64)
+    matrix = torch.diag(levels).expand(3, 4, 4).clone()
 
     def damped(matrix):
-        return _Propagator.apply(0.5 * (matrix + matrix.mT), TAU, absorbing)
+        return _AbsorbingPropagator.apply(0.5 * (matrix + matrix.mT), TAU, _absorber(4))
 
     torch.autograd.gradcheck(damped, matrix.requires_grad_(True))
+
+
+def test_states_that_are_not_excited_are_damped_by_their_means(monkeypatch):
+    monkeypatch.setattr(bright_field, "_MIXED", 2)
+    levels = torch.tensor([-4.0, -2.0, 0.0, 1.0], dtype=torch.float64)
+    found = _AbsorbingPropagator.apply(torch.diag(levels).expand(3, 4, 4), TAU, _absorber(4))
+    means = _absorber(4).diagonal(dim1=1, dim2=2)
+    for number, tau in enumerate(TAU):
+        expected = (1j * torch.pi * tau * (levels + 1j * means)).exp()[:, :2]
+        waves = torch.view_as_complex(found[:, :, number].contiguous())
+        torch.testing.assert_close(waves[:, :2], expected)
 
 
 @pytest.mark.parametrize("sets", HEAVY)
@@ -245,36 +260,51 @@ def test_absorbing_crystals_have_the_exact_engines_bright_fields(sets):
     )  # fmt: skip
     absorbed, errors = elastic - expected, (without - found) - (elastic - expected)
     assert (absorbed.mean((1, 2)) > 0.05).all()
-    assert (errors.abs().mean((1, 2)) < 0.2 * absorbed.abs().mean((1, 2))).all()
-    assert (likeness(found.double(), expected) > 0.98).all()
+    assert (errors.abs().mean((1, 2)) < 0.05 * absorbed.abs().mean((1, 2))).all()
+    assert (likeness(found.double(), expected) > 0.999).all()
     assert (likeness(without.double(), expected) < 0.97).all()
 
 
 @pytest.mark.parametrize("sets", CRYSTALS)
-def test_all_damped_bloch_waves_make_the_absorbing_picture(sets):
+def test_all_damped_bloch_waves_make_the_absorbing_picture_of_light_crystals(sets):
+    """Waves are damped by means there, not mixed."""
     coefficients = coefficients_of(optical_potential(CRYSTALS[sets], 32, ENERGY))
     engine, tau = BrightField(16, 2.0, REACH, 32), DEPTHS.float()
     expected = engine(coefficients, tau, square=False).flatten(1)
-    places = torch.arange(64)
-    levels, shares, dampings = engine.bloch_waves(coefficients, places, ALL_WAVES[sets])
+    levels, shares, dampings = engine.bloch_waves(coefficients, torch.arange(64), ALL_WAVES[sets])
     waves = torch.exp(1j * torch.pi * tau[:, None, None] * (levels + 1j * dampings))
     found = (shares * waves).sum(-1).abs().square()
     assert dampings.max() > 0 and expected.std(1).min() > 0.01
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=0.03)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.05], ids=["elastic", "absorbing"])
+@pytest.mark.parametrize("sets", HEAVY)
+def test_the_gradient_of_an_absorbing_bright_field_is_its_slope(sets):
+    engine = BrightField(8, 2.0, {1: 4, 2: 4, 4: 6}, 16)
+    c = coefficients_of(optical_potential(HEAVY[sets], 16, ENERGY))
+    real, imaginary = c.real.double().requires_grad_(True), c.imag.double()
+    weights = torch.rand(2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+    def seen(coefficients):
+        return (engine(torch.complex(coefficients, imaginary), TAU) * weights).sum()
+
+    (slope,) = torch.autograd.grad(seen(real), real)
+    with torch.no_grad():
+        step = torch.zeros_like(real)
+        for i, j in ((2, 2), (2, -2), (-2, 2), (-2, -2)):
+            step[i, j] = 1e-4
+        expected = (seen(real + step) - seen(real - step)) / 2
+        # How much weak beams absorb changes, too, but hardly.
+        torch.testing.assert_close((slope * step).sum(), expected, rtol=0.05, atol=1e-9)
+
+
 @pytest.mark.parametrize("pixels", [8, 12])
-def test_the_gradient_of_a_bright_field_is_its_slope(pixels, share):
+def test_the_gradient_of_a_bright_field_is_its_slope(pixels):
     engine = BrightField(pixels, 2.0, {1: 3, 2: 3, 4: 3}, 8)
     c = _coefficients(CRYSTALS[1], 8).requires_grad_(True)
     weights = torch.rand(2, pixels // 2, pixels // 2, dtype=torch.float64)
-    damping = torch.zeros_like(c)
-    damping[0, 0] = share  # of all waves alike: gradients take no other into account
 
     def seen(coefficients):
-        if share:
-            coefficients = torch.complex(coefficients, damping)
         return (engine(coefficients, TAU) * weights).sum()
 
     (slope,) = torch.autograd.grad(seen(c), c)

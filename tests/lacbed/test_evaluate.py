@@ -270,7 +270,9 @@ def test_trust_is_how_explanations_rank_themselves(data, monkeypatch):
 
     def explain_stub(pattern, reading, atlas, **at):
         told.append((reading, atlas, at))
-        return SimpleNamespace(**dict(zip(("potential", "likeness"), next(given), strict=True)))
+        return SimpleNamespace(
+            **dict(zip(("potential", "likeness"), next(given), strict=True)), absorbed=None
+        )
 
     monkeypatch.setattr(module, "best_explained", explain_stub)
     predictor = SimpleNamespace(with_spread=lambda pattern, **at: next(spreads))

@@ -12,7 +12,8 @@ from py4dstem_ml.lacbed.atlas import Atlas
 from py4dstem_ml.lacbed.bragg_lines import unfolded
 from py4dstem_ml.lacbed.bright_field import BrightField, coefficients_of
 from py4dstem_ml.lacbed.explain import best_explained
-from py4dstem_ml.lacbed.natural import depth, strength_per_volt
+from py4dstem_ml.lacbed.natural import depth, optical_potential, strength_per_volt
+from py4dstem_ml.physics.electrons import wavelength
 from py4dstem_ml.physics.lacbed import lacbed
 from py4dstem_ml.physics.projection import projected_potential
 
@@ -115,6 +116,9 @@ def test_patterns_of_absorbing_crystals_are_explained_with_absorption(atlas, noi
         best_explained(pattern, noise, atlas, **{**given, "absorption": on}) for on in (True, False)
     )
     assert found.likeness > max(0.95, without.likeness + 0.02)
+    assert without.absorbed is None and found.absorbed.shape == (16, 16)
+    u = optical_potential(copper, 16, 200e3).imag / strength_per_volt(3.61, 200e3)
+    np.testing.assert_allclose(found.absorbed, u, atol=1e-4 * float(u.max()))
     assert found.crystal.name.endswith("(mp-2)")
     np.testing.assert_allclose(found.potential, potential, atol=1e-4 * np.ptp(potential))
     # As bright as it is, not only alike.
@@ -171,12 +175,13 @@ def test_without_known_crystals_the_reading_explains_the_pattern(atlas, aluminiu
 
 
 def test_at_another_voltage_crystals_are_looked_up_at_another_depth(atlas, aluminium, noise):
-    asked = []
+    asked, damped = [], []
 
     class Spied(Atlas):
-        def nearest(self, pattern, tau, count, absorption):
+        def nearest(self, pattern, tau, count, absorbed):
             asked.append(tau)
-            return super().nearest(pattern, tau, count, absorption)
+            damped.append(absorbed)
+            return super().nearest(pattern, tau, count, absorbed)
 
     spied = Spied(**{one: getattr(atlas, one) for one in vars(atlas) if not one.startswith("_")})
     for energy_ev in (200e3, 300e3):
@@ -184,6 +189,11 @@ def test_at_another_voltage_crystals_are_looked_up_at_another_depth(atlas, alumi
     assert asked[0] == depth(4.05, 200.0, 200e3)
     # Electrons of 300 kV are 14 % heavier than those of 200 kV.
     assert asked[1] / depth(4.05, 200.0, 300e3) == pytest.approx(1.141**0.75, rel=1e-3)
+    assert damped == [0.0, 0.0]
+    best_explained(aluminium, noise, spied, **{**AT, "energy_ev": 300e3, "absorption": True})
+    assert damped[2] / depth(4.05, 200.0, 300e3) == pytest.approx(
+        1.141**2 * wavelength(300e3) / wavelength(200e3), rel=1e-3
+    )
 
 
 def test_a_pattern_of_a_stronger_potential_is_explained_by_one_made_stronger(atlas, potential):

@@ -282,6 +282,10 @@ def test_absorption_is_what_the_slice_says_or_that_of_measured_ones(monkeypatch,
     for given in (disk, absorbing, measured, disk.data):
         predict_projected_potential(given, a=4.05, thickness=400)
     predict_projected_potential(disk, a=4.05, thickness=400, absorption=True)
+    with pytest.raises(ValueError, match=r"made at thickness = \[400\], not 500"):
+        predict_projected_potential(disk, a=4.05, thickness=500)
+    with pytest.raises(ValueError, match="made at accelerating_voltage = 200000.0, not 300000"):
+        predict_projected_potential(disk, a=4.05, thickness=400, accelerating_voltage=300e3)
     predict_projected_potential(measured, a=4.05, thickness=400, absorption=False)
     assert asked == [False, True, True, True, True, False]
 
@@ -291,12 +295,12 @@ def test_explanations_are_what_map_takes(disk, inverse_file, atlas_file):
     signal = hs.signals.Signal2D(np.stack([disk.data, np.roll(disk.data, 3, 0)]))
     call = PotentialPredictor(inverse_file, atlas=atlas_file, device="cpu")
     found = signal.map(
-        call, a=4.05, thickness=400.0, inplace=False, output_signal_size=(16, 16),
+        call, a=4.05, thickness=400.0, absorption=False, inplace=False, output_signal_size=(16, 16),
         output_dtype=np.float32, show_progressbar=False, num_workers=2,
     )  # fmt: skip
     expected = projected_potential(crystal_from_py4dstem(ALUMINIUM), 16).potential
     np.testing.assert_allclose(found.data[0], expected, atol=1e-3 * np.ptp(expected))
-    other = call(signal.data[1], a=4.05, thickness=400.0)
+    other = call(signal.data[1], a=4.05, thickness=400.0, absorption=False)
     np.testing.assert_allclose(found.data[1], other, atol=1e-3 * np.ptp(other))
 
 
