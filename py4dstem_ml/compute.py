@@ -66,7 +66,7 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     -------
     torch.autocast
         A context manager; it does nothing on a CPU without bfloat16 instructions (AMX, or
-        AVX-512 BF16, with which convolutions take two thirds of the time).
+        AVX-512 BF16, with which disks are found in two thirds of the time).
 
     Examples
     --------

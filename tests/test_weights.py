@@ -121,7 +121,7 @@ def test_the_registry_is_valid() -> None:
     folder = Path(__file__).parents[1] / "weights"
     bundled = [entry.file for entry in registry.entries.values() if entry.bundled]
     # As they are in a wheel, which is a zip.
-    assert sum(len(zlib.compress((folder / file).read_bytes())) for file in bundled) <= 90e6
+    assert sum(len(zlib.compress((folder / file).read_bytes())) for file in bundled) <= 96e6
     assert all(entry.size <= 40e6 for entry in registry.entries.values())
 
 

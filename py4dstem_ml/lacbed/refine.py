@@ -1,4 +1,4 @@
-"""Refine a projected potential until its exact pattern is the measured one."""
+"""Refine a projected potential until its pattern is the measured one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Refinement:
     potential : ndarray of float32, shape (n, n)
         V·Å of one cell.
     pattern : ndarray of float32, shape (pixels, pixels)
-        Its exact bright field, the incident intensity being 1.
+        Its bright field (`bright_field`, many beams), the incident intensity being 1.
     likeness_before, likeness : float
-        R of the exact bright field with the measured one, of the potential that was given and of
+        R of the bright field with the measured one, of the potential that was given and of
         the refined one.
     """
 
@@ -56,7 +56,7 @@ def refine_potential(
     highest: int = 12,
     progress: bool | None = None,
 ) -> Refinement:
-    """Change a potential until its exact [001] bright field is most like a measured one.
+    """Change a potential until its [001] bright field is most like a measured one.
 
     Parameters
     ----------
@@ -97,9 +97,10 @@ def refine_potential(
 
     Notes
     -----
-    Higher-order Laue zones and the curvature of the Ewald sphere beyond the parabola
-    are left out. A bright field has both mirrors; the potential keeps those, or the glide lines,
-    that it has the more of, and a square's diagonals where the pattern has them.
+    What absorbs is not refined. Higher-order Laue zones and the curvature of the Ewald sphere
+    beyond the parabola are left out. A bright field has both mirrors; the potential keeps those,
+    or the glide lines, that it has the more of, and a square's diagonals where the pattern has
+    them.
     """
     given = sound_pictures(potential, "potential")
     seen = sound_pictures(pattern, "pattern")
