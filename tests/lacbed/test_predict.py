@@ -20,7 +20,7 @@ from py4dstem_ml.physics.projection import projected_potential
 
 AT = {"a": 4.05, "thickness": 400.0}
 #: Where the first of the library's patterns of aluminium is.
-SEEN = {"a": 4.05, "thickness": 200.0}
+SEEN = {"a": 4.05, "thickness": 200.0, "absorption": False}
 
 
 @pytest.fixture(scope="module")
