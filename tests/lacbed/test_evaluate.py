@@ -158,6 +158,12 @@ def test_weights_of_another_split_are_refused(small_library, tmp_path):
         evaluate([small_library], [path], progress=False)
 
 
+def test_generators_that_learned_absorption_are_not_judged_without(small_library, tmp_path):
+    path = saved("linenet.forward.tiny", tmp_path, absorption=True)
+    with pytest.raises(ValueError, match="are without absorption, .*generates with"):
+        evaluate([small_library], [path], progress=False)
+
+
 @pytest.fixture(scope="module")
 def reader(inverse_file):
     return load_network(inverse_file)
