@@ -132,36 +132,35 @@ class _Beams:
     seen: torch.Tensor
     place: torch.Tensor
 
-    def matrices(self, table: torch.Tensor) -> torch.Tensor:
-        """H (p, d, n, n) by a flat table of coefficients: of even and odd waves with images."""
-        among, through, share = self._couplings(table)
-        back = share @ through.mT
-        return among + torch.diag_embed(self.level.to(table.dtype)) + 0.5 * (back + back.mT)
+    def matrices(self, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """H, and W of a complex table (None of a real one), (p, d, n, n) by a flat table.
 
-    def absorbing(self, table: torch.Tensor) -> torch.Tensor:
-        """W (p, d, n, n) by a complex table, weak beams to first order."""
-        among, through, _ = self._couplings(table.imag)
-        _, _, share = self._couplings(table.real)
-        back = share @ through.mT
-        return among + back + back.mT
-
-    def _couplings(self, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Couplings among strong beams and to weak ones, and how much of the weak ones joins."""
-        among, through = (_looked_up(table, x)[:, None] for x in (self.among, self.through))
+        With images of even and odd waves. Weak beams count to second order in H, to first in W.
+        """
+        among, through = self._couplings(table.real)
         # No coupling shifts a level by more than itself, however near the other level lies.
         share = through * self.gap / (self.gap.square() + through.square() + 1e-12)
-        among = _even_and_odd(among, self.strong, self.strong)
         through, share = (_even_and_odd(x, self.strong, self.weak) for x in (through, share))
-        return among, through, share
+        back = share @ through.mT
+        among = _even_and_odd(among, self.strong, self.strong)
+        matrix = among + torch.diag_embed(self.level.to(among)) + 0.5 * (back + back.mT)
+        if not table.is_complex():
+            return matrix, None
+        among, through = self._couplings(table.imag)
+        back = share @ _even_and_odd(through, self.strong, self.weak).mT
+        return matrix, _even_and_odd(among, self.strong, self.strong) + back + back.mT
+
+    def _couplings(self, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Couplings (p, 1, n, n) among strong beams, and (p, 1, n, m) to weak ones."""
+        return _looked_up(table, self.among)[:, None], _looked_up(table, self.through)[:, None]
 
     def amplitudes(self, table: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Real and imaginary amplitudes (d, n, t, 2) by a flat table of coefficients."""
-        matrix = self.matrices(table.real)
-        if table.is_complex():
-            absorbing = self.absorbing(table).flatten(0, 1)
-            waves = _AbsorbingPropagator.apply(matrix.flatten(0, 1), tau, absorbing)
-        else:
+        matrix, absorbing = self.matrices(table)
+        if absorbing is None:
             waves = _Propagator.apply(matrix.flatten(0, 1), tau)
+        else:
+            waves = _AbsorbingPropagator.apply(matrix.flatten(0, 1), tau, absorbing.flatten(0, 1))
         waves = waves.unflatten(0, matrix.shape[:2])
         # Half of a beam is even, but all of one that is its own image.
         even = 0.5 / self.strong.square()[:, None, None]
@@ -254,14 +253,15 @@ class BrightField:
         levels, shares, dampings = coefficients.real.new_zeros(3, len(places), count)
         table = self._table(coefficients)
         for beams in self._beams_of(coefficients, square=False):
-            values, vectors = torch.linalg.eigh(beams.matrices(table.real)[0])
+            matrix, absorbing = beams.matrices(table)
+            values, vectors = torch.linalg.eigh(matrix[0])
             seen, wanted = torch.nonzero(beams.place[:, None] == places).T
             direction, beam = torch.nonzero(beams.seen)[seen].T
             greatest = vectors[direction, beam].square().topk(count, dim=1)
             level = values[direction].gather(1, greatest.indices)
             levels[wanted], shares[wanted] = level - level[:, :1], greatest.values
-            if table.is_complex():
-                means = _means(beams.absorbing(table)[0], vectors)
+            if absorbing is not None:
+                means = _means(absorbing[0], vectors)
                 dampings[wanted] = means[direction].gather(1, greatest.indices)
         return levels, shares, dampings
 
