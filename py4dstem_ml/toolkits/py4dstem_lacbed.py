@@ -118,10 +118,7 @@ def generate_lacbed(
     )  # fmt: skip
     series = None if np.ndim(thickness) == 0 else [f"{t:g}" for t in disks.thicknesses]
     images = disks.images.numpy()
-    made = {
-        "zone_axis_lattice": np.asarray(zone_axis_lattice), "thickness": np.atleast_1d(thickness),
-        "accelerating_voltage": float(accelerating_voltage), "absorption": bool(absorption),
-    }  # fmt: skip
+    made = made_by(zone_axis_lattice, thickness, accelerating_voltage, absorption)
     return {
         tuple(hkl): diffraction_slice(images[:, number], hkl, disks.pixel_size, series, made)
         for number, hkl in enumerate(disks.hkl.tolist())
@@ -136,11 +133,24 @@ def _sound_semiangle(semiangle_mrad: float) -> float:
     return semiangle_mrad
 
 
+def made_by(
+    zone: npt.ArrayLike, thickness: npt.ArrayLike, accelerating_voltage: float, absorption: bool
+) -> dict[str, Any]:
+    """Return what a slice says of how it was made, see `diffraction_slice`."""
+    return {
+        "zone_axis_lattice": np.asarray(zone), "thickness": np.atleast_1d(thickness),
+        "accelerating_voltage": float(accelerating_voltage), "absorption": bool(absorption),
+    }  # fmt: skip
+
+
 def diffraction_slice(
     images: npt.NDArray[np.float32], hkl: list[int], pixel_size: float, labels: list[str] | None,
     made: dict[str, Any],
 ) -> DiffractionSlice:  # fmt: skip
-    """Images (t, n, n) of a disk as py4DSTEM's own, the first alone where there are no labels."""
+    """Images (t, n, n) of a disk as py4DSTEM's own, the first alone where there are no labels.
+
+    ``metadata["lacbed"]`` holds what is said in ``made``.
+    """
     from emdfile import Metadata
     from py4DSTEM.data import DiffractionSlice
 

@@ -92,7 +92,7 @@ def generate_lacbed_aiml(
     from ..physics.projection import projected_potential
     from ..weights import default_name
     from .py4dstem import crystal_from_py4dstem
-    from .py4dstem_lacbed import diffraction_slice, generate_lacbed
+    from .py4dstem_lacbed import diffraction_slice, generate_lacbed, made_by
 
     if outside not in ("refuse", "exact"):
         raise ValueError(f"outside is 'refuse' or 'exact', not {outside!r}")
@@ -116,12 +116,8 @@ def generate_lacbed_aiml(
     potential = projected_potential(ours, generator.pixels).potential
     image = generator(potential, a=a, thickness=thickness, energy_ev=accelerating_voltage)
     size = 2.0 * generator.half_width / (a * generator.pixels)
-    made = {
-        "zone_axis_lattice": np.asarray(zone_axis_lattice), "thickness": np.atleast_1d(thickness),
-        "accelerating_voltage": float(accelerating_voltage),
-        "absorption": generator.learned_absorption,
-        "weights": Path(weights or default_name("lacbed")).name.removesuffix(".safetensors"),
-    }  # fmt: skip
+    made = made_by(zone_axis_lattice, thickness, accelerating_voltage, generator.learned_absorption)
+    made["weights"] = Path(weights or default_name("lacbed")).name.removesuffix(".safetensors")
     return {(0, 0, 0): diffraction_slice(image[None], [0, 0, 0], size, None, made)}
 
 
