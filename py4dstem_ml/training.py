@@ -73,11 +73,15 @@ class Run:
         self.config, self.output, self.device = config, output, device
         self.network = network.to(device)
         self.average = torch.optim.swa_utils.AveragedModel(
-            self.network, avg_fn=partial(_average, decay=config.averaging), use_buffers=True
-        )
+            self.network, use_buffers=True,
+            multi_avg_fn=partial(_average, decay=config.averaging),
+        )  # fmt: skip
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
+            fused=device.type == "cuda",
+        )  # fmt: skip
+        # Batches of a run are of one size: what cuDNN finds fastest once stays so.
+        torch.backends.cudnn.benchmark = device.type == "cuda"
         self.step, self.seconds = 0, 0.0
 
     @property
@@ -276,9 +280,10 @@ def prefetched(items: Iterable[T], ahead: int = 4) -> Generator[T, None, None]:
 
 
 def _average(
-    average: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int, *, decay: float
-) -> torch.Tensor:
-    """Move an exponential average; quickly at first, so that it soon forgets the random start."""
-    if not average.is_floating_point():
-        return new
-    return average.lerp(new, max(1.0 - decay, 9.0 / (10.0 + float(count))))
+    averages: list[torch.Tensor], news: list[torch.Tensor], count: torch.Tensor, *, decay: float
+) -> None:
+    """Move exponential averages; quickly at first, so that they soon forget the random start."""
+    if not averages[0].is_floating_point():
+        torch._foreach_copy_(averages, news)
+        return
+    torch._foreach_lerp_(averages, news, max(1.0 - decay, 9.0 / (10.0 + float(count))))

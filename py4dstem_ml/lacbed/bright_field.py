@@ -15,7 +15,7 @@ odd under the swap of h and k: two matrices of half the size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from math import ceil, pi
 
@@ -35,16 +35,21 @@ _WEAK = 20
 _MIXED = 48
 #: Half phases that differ by less have the slope of equal ones.
 _NEAR = 1e-3
+#: Crystals that are computed together, for the memory's sake: one takes some 50 MB.
+_AT_ONCE = 16
 
 
 class _Propagator(torch.autograd.Function):
-    """Diagonals of exp(i pi tau H) of real symmetric matrices (b, n, n), shape (b, n, t, 2)."""
+    """Diagonals of exp(i pi tau H) of real symmetric matrices (b, n, n), tau (b, t).
+
+    They have the shape (b, n, t, 2).
+    """
 
     @staticmethod
     def forward(ctx, matrix: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         values, vectors = torch.linalg.eigh(matrix)
         ctx.save_for_backward(values, vectors, tau)
-        phases = pi * values[..., None] * tau.to(values)
+        phases = pi * values[..., None] * tau[:, None]
         waves = torch.cat([phases.cos(), phases.sin()], dim=-1)
         return (vectors.square() @ waves).unflatten(-1, (2, -1)).mT
 
@@ -52,10 +57,11 @@ class _Propagator(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         values, vectors, tau = ctx.saved_tensors
         total = torch.zeros_like(vectors)
-        for number, depth in enumerate(tau.tolist()):
+        for number, depth in enumerate(tau.T[:, :, None]):
             # exp(ia) - exp(ib) = 2i sin((a - b) / 2) exp(i (a + b) / 2)
             half = 0.5 * pi * depth * values
-            slope = pi * depth * torch.sinc((half[:, :, None] - half[:, None, :]) / pi)
+            apart = half[:, :, None] - half[:, None, :]
+            slope = pi * depth[..., None] * torch.sinc(apart / pi)
             middle = half[:, :, None] + half[:, None, :]
             for part, shape in ((0, -middle.sin()), (1, middle.cos())):
                 inner = vectors.mT @ (gradient[:, :, number, part, None] * vectors)
@@ -64,7 +70,7 @@ class _Propagator(torch.autograd.Function):
 
 
 class _AbsorbingPropagator(torch.autograd.Function):
-    """Diagonals of exp(i pi tau (H + iW)) of real symmetric matrices, shape (b, n, t, 2).
+    """Diagonals of exp(i pi tau (H + iW)) of real symmetric matrices, as of `_Propagator`.
 
     W (b, n, n) mixes the highest states of H, which are those that waves are in; the others it
     damps by its means. Gradients are those of H.
@@ -87,20 +93,20 @@ class _AbsorbingPropagator(torch.autograd.Function):
         # Degenerate states come in any basis: the inverse, not the transpose.
         back[..., -_MIXED:, :] = torch.linalg.solve(turned, excited.mT.to(turned.dtype))
         ctx.save_for_backward(levels, states, back, tau)
-        waves = (1j * pi * levels[..., None] * tau.to(values)).exp()
+        waves = (1j * pi * levels[..., None] * tau[:, None]).exp()
         return torch.view_as_real((states * back.mT) @ waves)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         levels, states, back, tau = ctx.saved_tensors
         total = torch.zeros_like(states)
-        for number, depth in enumerate(tau.tolist()):
+        for number, depth in enumerate(tau.T[:, :, None]):
             half = 0.5 * pi * depth * levels
             apart = half[:, :, None] - half[:, None, :]
             near = apart.abs() < _NEAR
             slope = torch.where(near, 1.0, apart.sin() / torch.where(near, 1.0, apart))
             wave = (1j * half).exp()
-            slope = 1j * pi * depth * slope * wave[:, :, None] * wave[:, None, :]
+            slope = 1j * pi * depth[..., None] * slope * wave[:, :, None] * wave[:, None, :]
             seen = torch.view_as_complex(gradient[:, :, number].contiguous()).conj()
             total = total + slope * (back @ (seen[..., None] * states)).mT
         return (back.mT @ total @ states.mT).real, None, None
@@ -132,8 +138,12 @@ class _Beams:
     seen: torch.Tensor
     place: torch.Tensor
 
+    def to(self, device: torch.device) -> _Beams:
+        """The same on a device."""
+        return _Beams(*(getattr(self, field.name).to(device) for field in fields(self)))
+
     def matrices(self, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """H, and W of a complex table (None of a real one), (p, d, n, n) by a flat table.
+        """H, and W of complex tables (None of real ones), (p, b, d, n, n) by flat tables (b, -1).
 
         With images of even and odd waves. Weak beams count to second order in H, to first in W.
         """
@@ -151,17 +161,19 @@ class _Beams:
         return matrix, _even_and_odd(among, self.strong, self.strong) + back + back.mT
 
     def _couplings(self, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Couplings (p, 1, n, n) among strong beams, and (p, 1, n, m) to weak ones."""
-        return _looked_up(table, self.among)[:, None], _looked_up(table, self.through)[:, None]
+        """Couplings (p, b, 1, n, n) among strong beams, and (p, b, 1, n, m) to weak ones."""
+        return _looked_up(table, self.among), _looked_up(table, self.through)
 
     def amplitudes(self, table: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Real and imaginary amplitudes (d, n, t, 2) by a flat table of coefficients."""
+        """Real and imaginary amplitudes (b, d, n, t, 2) by flat tables of coefficients, tau (b, t)."""
         matrix, absorbing = self.matrices(table)
+        parts = matrix.shape[:3]
+        tau = tau[:, None].expand(*parts, -1).flatten(0, 2)
         if absorbing is None:
-            waves = _Propagator.apply(matrix.flatten(0, 1), tau)
+            waves = _Propagator.apply(matrix.flatten(0, 2), tau)
         else:
-            waves = _AbsorbingPropagator.apply(matrix.flatten(0, 1), tau, absorbing.flatten(0, 1))
-        waves = waves.unflatten(0, matrix.shape[:2])
+            waves = _AbsorbingPropagator.apply(matrix.flatten(0, 2), tau, absorbing.flatten(0, 2))
+        waves = waves.unflatten(0, parts)
         # Half of a beam is even, but all of one that is its own image.
         even = 0.5 / self.strong.square()[:, None, None]
         return torch.lerp(waves[-1], waves[0], even.to(waves))
@@ -196,35 +208,55 @@ class BrightField:
         self.half, self.steps, self.cell_pixels = pixels // 2, steps, cell_pixels
         least = ceil(half_width)
         self.reach = {sets: max(far, least) for sets, far in reach.items()}
-        self._sets: dict[tuple[int, bool], list[_Beams]] = {}
+        self._sets: dict[tuple[int, bool, torch.device], list[_Beams]] = {}
 
     def __call__(
         self, coefficients: torch.Tensor, tau: torch.Tensor, square: bool | None = None
     ) -> torch.Tensor:
-        """Return quadrants of the bright field, from the centre outwards.
+        """Return quadrants of the bright fields, from the centre outwards.
 
         Parameters
         ----------
-        coefficients : torch.Tensor, shape (m, m)
+        coefficients : torch.Tensor, shape (m, m) or (b, m, m)
             u_h in the order of a Fourier transform, real, as about a centre of inversion; with
-            absorption complex, u_h + i u'_h.
-        tau : torch.Tensor, shape (t,)
+            absorption complex, u_h + i u'_h. On the device to compute on.
+        tau : torch.Tensor, shape (t,) or (b, t)
         square : bool, optional
             Whether coefficients equal their transpose, which makes it twice as fast; gradients
             are then right along changes that leave it so. None: whether these do and need none.
 
         Returns
         -------
-        torch.Tensor, shape (t, pixels / 2, pixels / 2)
+        torch.Tensor, shape (t, pixels / 2, pixels / 2) or (b, t, pixels / 2, pixels / 2)
         """
-        image = coefficients.real.new_zeros(len(tau), self.half**2)
+        if coefficients.ndim == 2:
+            return self(coefficients[None], tau[None], square)[0]
+        sets = uncoupled_sets(coefficients)
+        if square is not None:
+            squares = torch.full_like(sets, square)
+        elif coefficients.requires_grad:
+            squares = torch.zeros_like(sets)
+        else:
+            squares = equal_their_transpose(coefficients)
+        tau = tau.to(coefficients.real)
+        image = tau.new_zeros(*tau.shape, self.half, self.half)
+        kinds = torch.stack([sets, squares.to(sets)], dim=1)
+        for kind in kinds.unique(dim=0):
+            for rows in torch.nonzero((kinds == kind).all(1))[:, 0].split(_AT_ONCE):
+                alike = self._alike(coefficients[rows], tau[rows], *kind.tolist())
+                image = image.index_copy(0, rows, alike)
+        return image
+
+    def _alike(
+        self, coefficients: torch.Tensor, tau: torch.Tensor, sets: int, square: bool
+    ) -> torch.Tensor:
+        """Bright fields (b, t, half, half) of coefficients that join beams alike."""
+        image = tau.new_zeros(*tau.shape, self.half**2)
         table = self._table(coefficients)
-        if square is None:
-            square = not coefficients.requires_grad and equal_their_transpose(coefficients)
-        for beams in self._beams_of(coefficients, square):
-            intensity = beams.amplitudes(table, tau).square().sum(-1)[beams.seen]
-            image = image.index_copy(1, beams.place, intensity.T)
-        image = image.unflatten(1, (self.half, self.half))
+        for beams in self._beams_of(sets, bool(square), table.device):
+            intensity = beams.amplitudes(table, tau).square().sum(-1)[:, beams.seen]
+            image = image.index_copy(2, beams.place, intensity.mT)
+        image = image.unflatten(2, (self.half, self.half))
         # Of a pixel and its transpose one is still zero, but on the diagonal.
         return torch.maximum(image, image.mT) if square else image
 
@@ -251,28 +283,31 @@ class BrightField:
             the means of what absorbs, zero without.
         """
         levels, shares, dampings = coefficients.real.new_zeros(3, len(places), count)
-        table = self._table(coefficients)
-        for beams in self._beams_of(coefficients, square=False):
+        table = self._table(coefficients[None])
+        sets = int(uncoupled_sets(coefficients))
+        for beams in self._beams_of(sets, square=False, device=table.device):
             matrix, absorbing = beams.matrices(table)
-            values, vectors = torch.linalg.eigh(matrix[0])
+            values, vectors = torch.linalg.eigh(matrix[0, 0])
             seen, wanted = torch.nonzero(beams.place[:, None] == places).T
             direction, beam = torch.nonzero(beams.seen)[seen].T
             greatest = vectors[direction, beam].square().topk(count, dim=1)
             level = values[direction].gather(1, greatest.indices)
             levels[wanted], shares[wanted] = level - level[:, :1], greatest.values
             if absorbing is not None:
-                means = _means(absorbing[0], vectors)
+                means = _means(absorbing[0, 0], vectors)
                 dampings[wanted] = means[direction].gather(1, greatest.indices)
         return levels, shares, dampings
 
     def _table(self, coefficients: torch.Tensor) -> torch.Tensor:
-        corner = torch.tensor(self.cell_pixels // 2 * (self.cell_pixels + 1))
-        return coefficients.flatten().index_fill(0, corner, 0.0)  # see `_index`
+        """Flat tables (b, -1), zero at the place that `_index` takes for what is beyond them."""
+        table = coefficients.flatten(1).clone()
+        table[:, self.cell_pixels // 2 * (self.cell_pixels + 1)] = 0.0
+        return table
 
-    def _beams_of(self, coefficients: torch.Tensor, square: bool) -> list[_Beams]:
-        key = uncoupled_sets(coefficients), square
+    def _beams_of(self, sets: int, square: bool, device: torch.device) -> list[_Beams]:
+        key = sets, square, device
         if key not in self._sets:
-            self._sets[key] = self._beams(*key)
+            self._sets[key] = [beams.to(device) for beams in self._beams(sets, square)]
         return self._sets[key]
 
     def _beams(self, sets: int, square: bool) -> list[_Beams]:
@@ -347,8 +382,9 @@ def _norms(beams: torch.Tensor) -> torch.Tensor:
 
 
 def _looked_up(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """``table[places]``, three times as fast."""
-    return table.index_select(0, places.flatten()).view(places.shape)
+    """What tables (b, -1) hold at places (p, n, m), shape (p, b, 1, n, m)."""
+    found = table.index_select(1, places.flatten()).unflatten(1, places.shape)
+    return found.transpose(0, 1)[:, :, None]
 
 
 def _even_and_odd(couplings: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -360,46 +396,54 @@ def _even_and_odd(couplings: torch.Tensor, one: torch.Tensor, other: torch.Tenso
 
 
 def coefficients_of(u: torch.Tensor) -> torch.Tensor:
-    """Return u_h of a potential about its centre of inversion, on whole or half pixels.
+    """Return u_h of potentials about their centres of inversion, on whole or half pixels.
 
     What has no such centre is made to have one: imaginary parts are left out.
 
     Parameters
     ----------
-    u : torch.Tensor, shape (m, m)
+    u : torch.Tensor, shape (..., m, m)
         In natural units; complex, u + i u', with absorption. Projections of cubic crystals along
         [001] have such a centre.
 
     Returns
     -------
-    torch.Tensor, shape (m, m)
+    torch.Tensor, shape (..., m, m)
         float32, or complex64 with absorption, in the order of a Fourier transform.
     """
-    if u.is_complex():
-        both = _centred(torch.stack([u.real, u.imag]))
-        return torch.complex(*both)
-    return _centred(u[None])[0]
+    elastic = torch.fft.fft2(u.real.double(), norm="forward")
+    turned = _to_centre(elastic)
+    found = (elastic * turned).real.float()
+    if not u.is_complex():
+        return found
+    absorptive = torch.fft.fft2(u.imag.double(), norm="forward")
+    return torch.complex(found, (absorptive * turned).real.float())
 
 
-def _centred(pictures: torch.Tensor) -> torch.Tensor:
-    """Coefficients (k, m, m) of pictures about the centre of inversion of the first."""
-    spectra = torch.fft.fft2(pictures.double(), norm="forward")
+def _to_centre(spectra: torch.Tensor) -> torch.Tensor:
+    """Phases (..., m, m) that bring the origin to a picture's centre of inversion."""
     # The potential's convolution with itself is greatest at twice the centre.
-    twice = int(torch.fft.ifft2(spectra[0].square()).real.argmax())
-    m = pictures.shape[-1]
-    index = torch.fft.fftfreq(m, 1.0 / m, dtype=torch.float64, device=pictures.device)
+    twice = torch.fft.ifft2(spectra.square()).real.flatten(-2).argmax(-1)[..., None, None]
+    m = spectra.shape[-1]
+    index = torch.fft.fftfreq(m, 1.0 / m, dtype=torch.float64, device=spectra.device)
     turns = (index[:, None] * (twice // m) + index * (twice % m)) * (pi / m)
-    return (spectra * torch.polar(torch.ones_like(turns), turns)).real.float()
+    return torch.polar(torch.ones_like(turns), turns)
 
 
-def uncoupled_sets(coefficients: torch.Tensor) -> int:
-    """How many sets of beams there are that no coefficient joins: 1, or 2 or 4 in centred cells."""
+def uncoupled_sets(coefficients: torch.Tensor) -> torch.Tensor:
+    """How many sets of beams there are that no coefficient joins: 1, or 2 or 4 in centred cells.
+
+    Of coefficients (..., m, m), shape (...).
+    """
     size = coefficients.detach().abs()
-    h, k = torch.nonzero(size > _COUPLED * size.max()).T % 2
-    return 1 if (h ^ k).any() else 2 if (h | k).any() else 4
+    joined = size > _COUPLED * size.amax((-2, -1), keepdim=True)
+    odd = torch.arange(size.shape[-1], device=size.device) % 2 == 1
+    one_odd = (joined & (odd[:, None] ^ odd)).any(-1).any(-1)
+    any_odd = (joined & (odd[:, None] | odd)).any(-1).any(-1)
+    return 4 - 2 * any_odd.long() - one_odd.long()
 
 
-def equal_their_transpose(coefficients: torch.Tensor) -> bool:
-    """Whether coefficients are those of a potential with a square's diagonals."""
+def equal_their_transpose(coefficients: torch.Tensor) -> torch.Tensor:
+    """Whether coefficients (..., m, m) are those of a potential with a square's diagonals."""
     c = coefficients.detach()
-    return bool((c - c.T).abs().max() <= _SAME * c.abs().max())
+    return (c - c.mT).abs().amax((-2, -1)) <= _SAME * c.abs().amax((-2, -1))

@@ -70,6 +70,7 @@ def best_explained(
     half_width: float,
     absorption: bool = True,
     candidates: int = CANDIDATES,
+    device: torch.device | None = None,
 ) -> Explanation:
     """Compute the bright fields of a reading and of known crystals, and take the most alike.
 
@@ -89,6 +90,8 @@ def best_explained(
         Whether thermal diffuse scattering has taken from it, as from measured ones.
     candidates : int
         Known crystals that are tried, those with the most similar bright fields.
+    device : torch.device, optional
+        Where bright fields are computed. None: the CPU.
     """
     wanted, tau = torch.from_numpy(pattern), depth(a, thickness, energy_ev)
     unit = strength_per_volt(a, energy_ev)
@@ -108,20 +111,25 @@ def best_explained(
     ]
     engine = _engine(len(pattern), half_width, len(reading))
 
-    def judged(u: torch.Tensor, crystal: Crystal | None) -> Explanation:
+    def judged(potentials: list[torch.Tensor]) -> tuple[torch.Tensor, list[float]]:
+        """Bright fields of potentials, and the R of each."""
+        u = torch.stack(potentials).to(device)
         with torch.no_grad():
-            image = unfolded(engine(coefficients_of(u), torch.tensor([tau])))
-        return Explanation(
-            (u.real / unit).float().numpy(), image[0].numpy(), float(likeness(image, wanted)),
-            crystal, (u.imag / unit).float().numpy() if absorption else None,
-        )  # fmt: skip
+            images = unfolded(engine(coefficients_of(u), torch.full((len(u), 1), tau))[:, 0]).cpu()
+        return images, likeness(images, wanted).tolist()
 
-    found = [judged(*one) for one in tried]
-    order = sorted(range(len(tried)), key=lambda i: found[i].likeness, reverse=True)
-    for number, strength in product(order[:_BEST], _STRENGTHS):
-        u, crystal = tried[number]
-        found.append(judged(u * strength, crystal))
-    return max(found, key=lambda one: one.likeness)
+    potentials = [u for u, _ in tried]
+    images, scores = judged(potentials)
+    leading = sorted(range(len(tried)), key=lambda i: scores[i], reverse=True)[:_BEST]
+    tried += [(tried[i][0] * strength, tried[i][1]) for i, strength in product(leading, _STRENGTHS)]
+    more, scores_more = judged([u for u, _ in tried[len(potentials) :]])
+    images, scores = torch.cat([images, more]), scores + scores_more
+    best = max(range(len(tried)), key=lambda i: scores[i])
+    u, crystal = tried[best]
+    return Explanation(
+        (u.real / unit).float().numpy(), images[best].numpy(), scores[best], crystal,
+        (u.imag / unit).float().numpy() if absorption else None,
+    )  # fmt: skip
 
 
 @cache

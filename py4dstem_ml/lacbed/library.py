@@ -181,7 +181,7 @@ def _random_cells(numbers: range, seed: int) -> tuple[list[Crystal], dict[str, n
 
 def _is_primitive(potential: npt.NDArray) -> bool:
     """Whether a projected cell has no smaller one."""
-    return uncoupled_sets(coefficients_of(torch.from_numpy(potential))) == 1
+    return bool(uncoupled_sets(coefficients_of(torch.from_numpy(potential))) == 1)
 
 
 def _write_pictures(file: h5py.File, name: str, pictures: npt.NDArray) -> None:

@@ -171,11 +171,7 @@ class LineGenerator(nn.Module):
         The origin of the potentials is brought to a centre of inversion.
         """
         with torch.no_grad(), torch.autocast(u.device.type, enabled=False):
-            found = [
-                self.few_beams(coefficients_of(one), depth[None])[0]
-                for one, depth in zip(u.float().cpu(), tau.float().cpu(), strict=True)
-            ]
-        return torch.stack(found).to(u.device)
+            return self.few_beams(coefficients_of(u.float()), tau.float()[:, None])[:, 0]
 
     def _of_reflections(
         self, v: torch.Tensor, coupling: torch.Tensor, spread: torch.Tensor, tau: torch.Tensor,

@@ -367,6 +367,7 @@ class PotentialPredictor(_Predictor):
             found = best_explained(
                 pattern, reading, atlas, a=a, thickness=thickness,
                 energy_ev=energy_ev, half_width=self.half_width, absorption=absorption,
+                device=pick_device(self.device),
             )  # fmt: skip
             if found.likeness < _DOUBTFUL:
                 _log.warning(

@@ -17,11 +17,18 @@ from py4dstem_ml.lacbed.bright_field import (
     equal_their_transpose,
     uncoupled_sets,
 )
-from py4dstem_ml.lacbed.natural import depth, optical_potential, strength_per_volt
+from py4dstem_ml.lacbed.natural import (
+    depth,
+    natural_potential,
+    optical_potential,
+    strength_per_volt,
+)
 from py4dstem_ml.lacbed.scores import likeness
 from py4dstem_ml.physics.crystal import Crystal
 from py4dstem_ml.physics.lacbed import lacbed
 from py4dstem_ml.physics.projection import projected_potential
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 ENERGY = 200e3
 THICKNESSES = [200.0, 500.0]
@@ -74,6 +81,20 @@ def test_bright_fields_of_light_crystals_are_the_exact_engines(sets, crystals, r
     assert expected.std((1, 2)).min() > 0.03
     np.testing.assert_allclose(found, expected, atol=0.03)
     assert (likeness(found.float(), expected) > 0.9995).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("absorption", [False, True])
+def test_crystals_of_a_batch_are_computed_as_alone(monkeypatch, absorption, device):
+    monkeypatch.setattr(bright_field, "_AT_ONCE", 2)
+    crystals = [*CRYSTALS.values(), *OBLONG.values(), CRYSTALS[4]]
+    make = optical_potential if absorption else natural_potential
+    u = torch.stack([make(crystal, 32, ENERGY) for crystal in crystals])
+    engine, tau = BrightField(16, 2.0, REACH, 32), torch.rand(len(u), 2)
+    alone = [engine(coefficients_of(one), depths) for one, depths in zip(u, tau, strict=True)]
+    found = engine(coefficients_of(u.to(device)), tau).cpu()
+    torch.testing.assert_close(found, torch.stack(alone), atol=2e-4, rtol=0)
+    assert found.std((0, 1)).min() > 1e-3
 
 
 @pytest.mark.parametrize("sets", CRYSTALS)
@@ -193,7 +214,7 @@ def test_degenerate_levels_do_not_disturb_gradients(apart):
 
 
 def _propagated(matrix):
-    return _Propagator.apply(0.5 * (matrix + matrix.mT), TAU)
+    return _Propagator.apply(0.5 * (matrix + matrix.mT), TAU.expand(len(matrix), -1))
 
 
 def test_the_diagonal_is_that_of_the_matrix_exponential():
@@ -213,7 +234,7 @@ def _absorber(n=5):
 def test_the_absorbing_diagonal_is_that_of_the_matrix_exponential():
     matrix = torch.randn(3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     matrix = 0.5 * (matrix + matrix.mT)
-    found = _AbsorbingPropagator.apply(matrix, TAU, _absorber())
+    found = _AbsorbingPropagator.apply(matrix, TAU.expand(3, -1), _absorber())
     for number, tau in enumerate(TAU):
         expected = torch.matrix_exp(1j * torch.pi * tau * (matrix + 1j * _absorber()))
         waves = torch.view_as_complex(found[:, :, number].contiguous())
@@ -226,7 +247,8 @@ def test_gradients_of_the_absorbing_propagator_are_right(apart):
     matrix = torch.diag(levels).expand(3, 4, 4).clone()
 
     def damped(matrix):
-        return _AbsorbingPropagator.apply(0.5 * (matrix + matrix.mT), TAU, _absorber(4))
+        matrix = 0.5 * (matrix + matrix.mT)
+        return _AbsorbingPropagator.apply(matrix, TAU.expand(3, -1), _absorber(4))
 
     torch.autograd.gradcheck(damped, matrix.requires_grad_(True))
 
@@ -234,7 +256,9 @@ def test_gradients_of_the_absorbing_propagator_are_right(apart):
 def test_states_that_are_not_excited_are_damped_by_their_means(monkeypatch):
     monkeypatch.setattr(bright_field, "_MIXED", 2)
     levels = torch.tensor([-4.0, -2.0, 0.0, 1.0], dtype=torch.float64)
-    found = _AbsorbingPropagator.apply(torch.diag(levels).expand(3, 4, 4), TAU, _absorber(4))
+    found = _AbsorbingPropagator.apply(
+        torch.diag(levels).expand(3, 4, 4), TAU.expand(3, -1), _absorber(4)
+    )
     means = _absorber(4).diagonal(dim1=1, dim2=2)
     for number, tau in enumerate(TAU):
         expected = (1j * torch.pi * tau * (levels + 1j * means)).exp()[:, :2]
