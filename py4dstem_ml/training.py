@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +29,9 @@ T = TypeVar("T")
 
 #: Steps between lines of the log.
 _REPORTED = 100
+
+#: Steps before one is recorded, in which libraries choose their kernels.
+_WARMING = 3
 
 #: What a resumed run may change.
 _LENGTH = ("steps", "time_limit_s")
@@ -73,12 +75,11 @@ class Run:
         self.config, self.output, self.device = config, output, device
         self.network = network.to(device)
         self.average = torch.optim.swa_utils.AveragedModel(
-            self.network, use_buffers=True,
-            multi_avg_fn=partial(_average, decay=config.averaging),
-        )  # fmt: skip
+            self.network, multi_avg_fn=self._move_average, use_buffers=True
+        )
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
-            fused=device.type == "cuda",
+            self.network.parameters(), weight_decay=config.weight_decay,
+            **optimizer_options(config.learning_rate, device),
         )  # fmt: skip
         # Batches of a run are of one size: what cuDNN finds fastest once stays so.
         torch.backends.cudnn.benchmark = device.type == "cuda"
@@ -108,26 +109,45 @@ class Run:
         RuntimeError
             If the loss or its gradient is not finite; no weight has changed then.
         """
+        self.set_rate()
+        norm = self.gradient(loss)
+        # The gradient is the mean over all processes: they stop together.
+        self.refuse_infinite(float(loss.detach()), float(norm))
+        self.optimizer.step()
+        self.count_step()
+
+    def set_rate(self) -> None:
+        """Give the optimiser the learning rate of this point of the run."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(self.learning_rate())
+            else:
+                group["lr"] = self.learning_rate()
+
+    def gradient(self, loss: torch.Tensor) -> torch.Tensor:
+        """Compute the gradient of a loss, clip it, and return what its norm was."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        # The gradient is the mean over all processes: they stop together.
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        if not bool(torch.isfinite(norm + loss.detach())):
-            raise RuntimeError(
-                f"the loss is {float(loss.detach()):g} at step {self.step}, its gradient's norm "
-                f"{float(norm):g}: the weights in {self.output} are those of the last checkpoint; "
-                "start again with a lower learning rate"
-            )
-        self.optimizer.step()
+        return nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+
+    def count_step(self) -> None:
+        """Count a step that was taken, and move the average."""
         self.average.update_parameters(self.network)
         self.step += 1
+
+    def refuse_infinite(self, loss: float, norm: float = 0.0) -> None:
+        """Raise a RuntimeError if the loss or its gradient is not finite."""
+        if not math.isfinite(loss + norm):
+            raise RuntimeError(
+                f"the loss is {loss:g} at step {self.step}, its gradient's norm {norm:g}: the "
+                f"weights in {self.output} are those of the last checkpoint; start again with a "
+                "lower learning rate"
+            )
 
     def follow(
         self,
         batches: Iterable[T],
-        step: Callable[[T], dict[str, float]],
+        step: Callable[[T], dict[str, float | torch.Tensor]],
         save: Callable[[], Any],
         *,
         save_every_s: float,
@@ -142,7 +162,8 @@ class Run:
         batches : iterable
             Endless.
         step : callable
-            Takes one step with a batch and returns its losses by name.
+            Takes one step with a batch and returns its losses by name. On a GPU these are best
+            left there, as tensors: they are read when they are logged.
         save : callable
         save_every_s : float
         watch : callable
@@ -153,19 +174,35 @@ class Run:
             Makes of this process's seconds those that all go by.
         """
         started, saved = time.monotonic() - self.seconds, time.monotonic()
-        losses: list[dict[str, float]] = []
+        losses: list[dict[str, float | torch.Tensor]] = []
         for batch in batches:
             if self.progress >= 1.0:
                 break
             losses.append(step(batch))
             self.seconds = clock(time.monotonic() - started)
-            if writes and self.step % _REPORTED == 0:
-                means = {k: float(np.mean([row[k] for row in losses])) for k in losses[0]}
-                self._report({**means, **watch()})
+            if self.step % _REPORTED == 0:
+                means = {k: float(np.mean([float(row[k]) for row in losses])) for k in losses[0]}
+                self.refuse_infinite(sum(means.values()))
+                if writes:
+                    self._report({**means, **watch()})
                 losses = []
             if writes and time.monotonic() - saved > save_every_s:
+                self.refuse_infinite(float(sum(losses[-1].values())) if losses else 0.0)
                 save()
                 saved = time.monotonic()
+
+    def _move_average(
+        self, averages: list[torch.Tensor], news: list[torch.Tensor], _: torch.Tensor
+    ) -> None:
+        """Move exponential averages; quickly at first, so that they soon forget the random start.
+
+        Torch's own count of updates is on the device: to read it would be to wait for that.
+        """
+        if not averages[0].is_floating_point():
+            torch._foreach_copy_(averages, news)
+            return
+        share = max(1.0 - self.config.averaging, 9.0 / (10.0 + self.step))
+        torch._foreach_lerp_(averages, news, share)
 
     def _report(self, values: dict[str, float]) -> None:
         self.log(**values)
@@ -237,6 +274,50 @@ class Run:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
+def optimizer_options(learning_rate: float, device: torch.device) -> dict[str, Any]:
+    """Return an optimiser's rate and, on a GPU, what lets its step be replayed."""
+    if device.type != "cuda":
+        return {"lr": learning_rate}
+    rate = torch.tensor(learning_rate, device=device)
+    return {"lr": rate, "fused": True, "capturable": True}
+
+
+class ReplayedStep(Generic[T]):
+    """A training step on a GPU, recorded once and replayed without what Python costs.
+
+    Small networks spend their time in launching kernels: replayed, steps are several times as
+    fast.
+
+    Parameters
+    ----------
+    step : callable
+        Takes a step with a batch and returns its loss, all on the GPU: it must not read a number
+        back. It is called a few times with the first batch.
+    batch : TensorBatch
+        On the GPU; later batches have tensors of the same shapes.
+    """
+
+    def __init__(self, step: Callable[[T], torch.Tensor], batch: T) -> None:
+        self._batch = batch
+        device = next(iter(vars(batch).values())).device
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):
+            for _ in range(_WARMING):
+                step(batch)
+        torch.cuda.current_stream(device).wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.graph(self._graph):
+            self._loss = step(batch)
+
+    def __call__(self, batch: T) -> torch.Tensor:
+        """Take the step with a batch, and return its loss."""
+        for name, value in vars(batch).items():
+            vars(self._batch)[name].copy_(value, non_blocking=True)
+        self._graph.replay()
+        return self._loss.clone()
+
+
 def add_run_arguments(parser: ArgumentParser, defaults: RunConfig) -> None:
     """Declare the options of a command that all runs have."""
     parser.add_argument("--output", required=True, help="folder for weights, checkpoint and log")
@@ -277,13 +358,3 @@ def prefetched(items: Iterable[T], ahead: int = 4) -> Generator[T, None, None]:
         finally:
             thread.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
-
-
-def _average(
-    averages: list[torch.Tensor], news: list[torch.Tensor], count: torch.Tensor, *, decay: float
-) -> None:
-    """Move exponential averages; quickly at first, so that they soon forget the random start."""
-    if not averages[0].is_floating_point():
-        torch._foreach_copy_(averages, news)
-        return
-    torch._foreach_lerp_(averages, news, max(1.0 - decay, 9.0 / (10.0 + float(count))))

@@ -147,13 +147,13 @@ def resolve(name_or_path: str | os.PathLike) -> Path:
             raise WeightsError(f"There is no weights file {path}.")
         return path
     name = str(name_or_path)
-    found = locate(name)
+    found = _in_folders(name)
     entry = read_registry().entries.get(name)
     if entry is None:
         if found is None:
             raise WeightsError(_unknown(name))
         return found  # the user's own weights, which no registry can vouch for
-    if found is None or found == _cached(entry.file):
+    if found is None:
         return _fetch(entry)
     verify(found, entry)
     return found
@@ -168,12 +168,11 @@ def locate(name: str) -> Path | None:
     >>> weights.locate("no.such.weights") is None
     True
     """
-    entry = read_registry().entries.get(name)
-    file = entry.file if entry is not None else name + SUFFIX
-    candidates = [folder / file for folder in _local_folders()]
-    if entry is not None:
-        candidates.append(_cached(file))
-    return next((path for path in candidates if path.is_file()), None)
+    found, entry = _in_folders(name), read_registry().entries.get(name)
+    if found is not None or entry is None:
+        return found
+    cached = _cached(entry.file)
+    return cached if cached.is_file() else None
 
 
 def verify(path: Path, entry: Entry) -> None:
@@ -338,6 +337,14 @@ def _local_folders() -> list[Path]:
     if chosen := os.environ.get("PY4DSTEM_ML_WEIGHTS"):
         folders.insert(0, Path(chosen).expanduser())
     return folders
+
+
+def _in_folders(name: str) -> Path | None:
+    """The file of a name in the folders of weights, the user's cache left out."""
+    entry = read_registry().entries.get(name)
+    file = entry.file if entry is not None else name + SUFFIX
+    paths = (folder / file for folder in _local_folders())
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _cached(file: str) -> Path:

@@ -112,6 +112,22 @@ class _AbsorbingPropagator(torch.autograd.Function):
         return (back.mT @ total @ states.mT).real, None, None
 
 
+def _exponentials(
+    matrix: torch.Tensor, tau: torch.Tensor, absorbing: torch.Tensor | None
+) -> torch.Tensor:
+    """What the propagators return, by scaling and squaring.
+
+    On a GPU fifty times as fast as diagonalising, on a CPU slower. In single precision bright
+    fields differ by .002 at most from those in double, by .0002 in the mean.
+    """
+    whole = torch.complex(matrix, torch.zeros_like(matrix) if absorbing is None else absorbing)
+    waves = [
+        torch.matrix_exp(1j * pi * depth[:, None, None] * whole).diagonal(dim1=1, dim2=2)
+        for depth in tau.T
+    ]
+    return torch.view_as_real(torch.stack(waves, dim=2))
+
+
 def _means(matrix: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     """Means (..., n) of a matrix in the states that are the columns of vectors (..., n, n)."""
     return ((matrix @ vectors) * vectors).sum(-2)
@@ -165,14 +181,18 @@ class _Beams:
         return _looked_up(table, self.among), _looked_up(table, self.through)
 
     def amplitudes(self, table: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Real and imaginary amplitudes (b, d, n, t, 2) by flat tables of coefficients, tau (b, t)."""
+        """Real and imaginary amplitudes (b, d, n, t, 2) by flat tables, tau (b, t)."""
         matrix, absorbing = self.matrices(table)
         parts = matrix.shape[:3]
         tau = tau[:, None].expand(*parts, -1).flatten(0, 2)
-        if absorbing is None:
-            waves = _Propagator.apply(matrix.flatten(0, 2), tau)
+        matrix = matrix.flatten(0, 2)
+        absorbing = None if absorbing is None else absorbing.flatten(0, 2)
+        if matrix.device.type == "cuda":
+            waves = _exponentials(matrix, tau, absorbing)
+        elif absorbing is None:
+            waves = _Propagator.apply(matrix, tau)
         else:
-            waves = _AbsorbingPropagator.apply(matrix.flatten(0, 2), tau, absorbing.flatten(0, 2))
+            waves = _AbsorbingPropagator.apply(matrix, tau, absorbing)
         waves = waves.unflatten(0, parts)
         # Half of a beam is even, but all of one that is its own image.
         even = 0.5 / self.strong.square()[:, None, None]

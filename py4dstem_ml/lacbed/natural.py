@@ -77,5 +77,9 @@ def conditions(tau: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
     tau, spread : torch.Tensor, shape (b,)
         The depth, and the standard deviation of u.
     """
-    values = torch.stack([tau, spread], dim=-1).float().clamp(min=1e-6).log()
-    return (values - values.new_tensor(_CENTRE)) / values.new_tensor(_SPAN)
+    # Numbers, not tensors made of them, which would have to be copied to a GPU.
+    values = [
+        (value.float().clamp(min=1e-6).log() - centre) / span
+        for value, centre, span in zip((tau, spread), _CENTRE, _SPAN, strict=True)
+    ]
+    return torch.stack(values, dim=-1)

@@ -21,7 +21,7 @@ from torch import nn
 from .. import weights
 from ..compute import mixed_precision, pick_device
 from ..physics.structures import prototype_class
-from ..training import Run, add_run_arguments
+from ..training import ReplayedStep, Run, add_run_arguments, optimizer_options
 from .dataset import SPLIT_RULE, Batch, LacbedData, batch_of, split_materials
 from .natural import conditions
 from .network import SPECS, build_network, direction_of, load_network, save_network
@@ -145,21 +145,44 @@ class Trainer(Run):
         self.judges: Discriminators | None = None
         if self.kind == "pix2pix" and config.adversarial:
             self.judges = Discriminators().to(device)
-            self.judging = torch.optim.Adam(self.judges.parameters(), lr=2e-4, betas=(0.5, 0.999))
+            self.judging = torch.optim.Adam(
+                self.judges.parameters(), betas=(0.5, 0.999), **optimizer_options(2e-4, device)
+            )
+        self._replayed: ReplayedStep[Batch] | None = None
 
     @property
     def weights_path(self) -> Path:
         """Where the averaged weights are written."""
         return self.output / f"{self.config.network}.safetensors"
 
-    def train_step(self, batch: Batch) -> float:
+    def train_step(self, batch: Batch) -> torch.Tensor:
         """Take one step and return the loss.
 
         Raises
         ------
         RuntimeError
-            If the loss or its gradient is not finite; no weight has changed then.
+            On a CPU, if the loss or its gradient is not finite; no weight has changed then. On a
+            GPU the loss is not looked at.
         """
+        if self.device.type != "cuda":
+            loss = self._loss(batch)
+            self.descend(loss)
+            return loss.detach()
+        self.set_rate()
+        if self._replayed is None:
+            self._replayed = ReplayedStep(self._step_on_gpu, batch.to(self.device))
+        loss = self._replayed(batch)
+        self.count_step()
+        return loss
+
+    def _step_on_gpu(self, batch: Batch) -> torch.Tensor:
+        loss = self._loss(batch)
+        self.gradient(loss)
+        self.optimizer.step()
+        return loss.detach()
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        """The loss of a batch; discriminators take their own step for it."""
         forward = self.direction == "forward"
         given, *told = batch.given_to(self.network)
         wanted = batch.pattern if forward else batch.u
@@ -174,8 +197,7 @@ class Trainer(Run):
                 loss = (picture_loss if forward else potential_loss)(found, wanted)
             else:
                 loss = self._pix2pix_loss(given, found, wanted, batch)
-        self.descend(loss)
-        return float(loss.detach())
+        return loss
 
     def _noisy(self, patterns: torch.Tensor) -> torch.Tensor:
         scale = patterns.std((1, 2), keepdim=True) * torch.rand_like(patterns[:, :1, :1])
@@ -341,8 +363,8 @@ def _follow(
     trainer: Trainer, stream: Stream, metadata: dict[str, Any], watched: np.ndarray,
     save_every_s: float,
 ) -> None:  # fmt: skip
-    def step(batch: Batch) -> dict[str, float]:
-        return {"loss": trainer.train_step(batch.to(trainer.device))}
+    def step(batch: Batch) -> dict[str, torch.Tensor]:
+        return {"loss": trainer.train_step(batch)}
 
     def save() -> None:
         trainer.save(trainer.described(metadata))

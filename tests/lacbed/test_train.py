@@ -322,3 +322,20 @@ def test_from_the_command_line(small_library, tmp_path):
 def test_a_library_that_is_not_there_is_told_of(tmp_path):
     with pytest.raises(FileNotFoundError, match="no shard lacbed"):
         train(tmp_path, tmp_path / "out", SHORT)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    "name",
+    ["linenet.inverse.tiny", "linenet.forward.tiny", "pix2pix.forward.tiny", "vae.forward.tiny"],
+)
+def test_steps_on_a_gpu_are_replayed_and_learn(name, small_library, data, parts, tmp_path):
+    config = replace(SHORT, network=name)
+    path = train(small_library, tmp_path, config, device="cuda")
+    values = [
+        watched_likeness(n, data, parts["train"], CPU)
+        for n in (_trainer(name, tmp_path).network, load_network(path))
+    ]
+    assert values[1] > values[0] + 0.03
+    longer = replace(config, steps=2 * config.steps)
+    assert train(small_library, tmp_path, longer, device="cuda", resume=True) == path
