@@ -271,6 +271,10 @@ class Run:
         self.average.load_state_dict(groups["average"])
         optimizer = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**optimizer, "state": optimizer_state})
+        for parameter, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if value.shape == parameter.shape:  # in its memory format, which files do not keep
+                    state[name] = torch.empty_like(parameter).copy_(value)
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 

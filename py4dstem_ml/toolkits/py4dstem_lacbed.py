@@ -32,7 +32,7 @@ def generate_lacbed(
     layers: int = 0,
     q_max: float = 3.5,
     max_beams: int = 1000,
-    device: Any = None,
+    device: Any = "cpu",
     progress: bool | None = None,
 ) -> dict[tuple[int, int, int], DiffractionSlice]:
     """Simulate large-angle CBED disks of a zone axis: those of a small cell take a second or so.
@@ -65,8 +65,9 @@ def generate_lacbed(
         Higher-order Laue zones taken into account.
     q_max, max_beams
         Which beams count, see `py4dstem_ml.physics.lacbed.lacbed`.
-    device : str or torch.device, optional
-        None: a GPU if there is one.
+    device : str or torch.device
+        One diagonalisation after another is faster on a CPU: silicon takes 0.3 s on two cores,
+        1.8 s on an H100.
     progress : bool, optional
         None: a bar in a terminal or a notebook.
 

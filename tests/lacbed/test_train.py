@@ -336,6 +336,6 @@ def test_steps_on_a_gpu_are_replayed_and_learn(name, small_library, data, parts,
         watched_likeness(n, data, parts["train"], CPU)
         for n in (_trainer(name, tmp_path).network, load_network(path))
     ]
-    assert values[1] > values[0] + 0.03
+    assert values[1] > values[0] + 0.01
     longer = replace(config, steps=2 * config.steps)
     assert train(small_library, tmp_path, longer, device="cuda", resume=True) == path
