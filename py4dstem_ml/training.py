@@ -11,14 +11,17 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from . import weights
+from .replay import replayable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -29,9 +32,6 @@ T = TypeVar("T")
 
 #: Steps between lines of the log.
 _REPORTED = 100
-
-#: Steps before one is recorded, in which libraries choose their kernels.
-_WARMING = 3
 
 #: What a resumed run may change.
 _LENGTH = ("steps", "time_limit_s")
@@ -71,18 +71,18 @@ class Run:
     device : torch.device
     """
 
+    #: Whether steps on a GPU are recorded and replayed, see `replay`.
+    replays: ClassVar[bool] = False
+
     def __init__(self, network: nn.Module, config: Any, output: Path, device: torch.device) -> None:
         self.config, self.output, self.device = config, output, device
         self.network = network.to(device)
-        self.average = torch.optim.swa_utils.AveragedModel(
-            self.network, multi_avg_fn=self._move_average, use_buffers=True
-        )
+        self.average = torch.optim.swa_utils.AveragedModel(self.network, use_buffers=True)
+        rate = config.learning_rate
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), weight_decay=config.weight_decay,
-            **optimizer_options(config.learning_rate, device),
+            **(replayable(rate, device) if self.replays else {"lr": rate}),
         )  # fmt: skip
-        # Batches of a run are of one size: what cuDNN finds fastest once stays so.
-        torch.backends.cudnn.benchmark = device.type == "cuda"
         self.step, self.seconds = 0, 0.0
 
     @property
@@ -112,7 +112,7 @@ class Run:
         self.set_rate()
         norm = self.gradient(loss)
         # The gradient is the mean over all processes: they stop together.
-        self.refuse_infinite(float(loss.detach()), float(norm))
+        self._refuse_infinite(float(loss.detach()), float(norm))
         self.optimizer.step()
         self.count_step()
 
@@ -130,18 +130,40 @@ class Run:
         loss.backward()
         return nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
 
+    @torch.no_grad()
     def count_step(self) -> None:
-        """Count a step that was taken, and move the average."""
-        self.average.update_parameters(self.network)
+        """Count a step that was taken, and move the average.
+
+        It moves quickly at first, so that it soon forgets the random start.
+        """
+        share = max(1.0 - self.config.averaging, 9.0 / (10.0 + self.step)) if self.step else 1.0
+        floating, others = self._averaged
+        torch._foreach_lerp_(*floating, share)
+        for mine, new in zip(*others, strict=True):
+            mine.copy_(new)
+        self.average.n_averaged += 1
         self.step += 1
 
-    def refuse_infinite(self, loss: float, norm: float = 0.0) -> None:
-        """Raise a RuntimeError if the loss or its gradient is not finite."""
-        if not math.isfinite(loss + norm):
+    @cached_property
+    def _averaged(self) -> tuple[tuple[list[torch.Tensor], list[torch.Tensor]], ...]:
+        """Averages and what they follow: floating-point tensors, and others."""
+        pairs = [
+            [*chain(module.parameters(), module.buffers())]
+            for module in (self.average.module, self.network)
+        ]
+        kinds = ([], []), ([], [])
+        for mine, new in zip(*pairs, strict=True):
+            averages, news = kinds[0 if mine.is_floating_point() else 1]
+            averages.append(mine)
+            news.append(new)
+        return kinds
+
+    def _refuse_infinite(self, loss: float, norm: float | None = None) -> None:
+        if not math.isfinite(loss + (norm or 0.0)):
+            gradient = "" if norm is None else f", its gradient's norm {norm:g}"
             raise RuntimeError(
-                f"the loss is {loss:g} at step {self.step}, its gradient's norm {norm:g}: the "
-                f"weights in {self.output} are those of the last checkpoint; start again with a "
-                "lower learning rate"
+                f"the loss is {loss:g} at step {self.step}{gradient}: the weights in {self.output} "
+                "are those of the last checkpoint; start again with a lower learning rate"
             )
 
     def follow(
@@ -172,37 +194,38 @@ class Run:
             False: another process logs and saves.
         clock : callable
             Makes of this process's seconds those that all go by.
+
+        Raises
+        ------
+        RuntimeError
+            If a loss is not finite; nothing is saved after it.
         """
         started, saved = time.monotonic() - self.seconds, time.monotonic()
         losses: list[dict[str, float | torch.Tensor]] = []
-        for batch in batches:
-            if self.progress >= 1.0:
-                break
-            losses.append(step(batch))
-            self.seconds = clock(time.monotonic() - started)
-            if self.step % _REPORTED == 0:
-                means = {k: float(np.mean([float(row[k]) for row in losses])) for k in losses[0]}
-                self.refuse_infinite(sum(means.values()))
-                if writes:
-                    self._report({**means, **watch()})
-                losses = []
-            if writes and time.monotonic() - saved > save_every_s:
-                self.refuse_infinite(float(sum(losses[-1].values())) if losses else 0.0)
-                save()
-                saved = time.monotonic()
+        try:
+            for batch in batches:
+                if self.progress >= 1.0:
+                    break
+                losses.append(step(batch))
+                self.seconds = clock(time.monotonic() - started)
+                if self.step % _REPORTED == 0:
+                    means = self._means(losses)
+                    if writes:
+                        self._report({**means, **watch()})
+                    losses = []
+                if writes and time.monotonic() - saved > save_every_s:
+                    self._means(losses)
+                    save()
+                    saved = time.monotonic()
+        finally:  # an interrupted run is saved, too
+            self._means(losses)
 
-    def _move_average(
-        self, averages: list[torch.Tensor], news: list[torch.Tensor], _: torch.Tensor
-    ) -> None:
-        """Move exponential averages; quickly at first, so that they soon forget the random start.
-
-        Torch's own count of updates is on the device: to read it would be to wait for that.
-        """
-        if not averages[0].is_floating_point():
-            torch._foreach_copy_(averages, news)
-            return
-        share = max(1.0 - self.config.averaging, 9.0 / (10.0 + self.step))
-        torch._foreach_lerp_(averages, news, share)
+    def _means(self, losses: list[dict[str, float | torch.Tensor]]) -> dict[str, float]:
+        """Mean losses by name, which must be finite."""
+        names = losses[0] if losses else ()
+        means = {name: float(np.mean([float(row[name]) for row in losses])) for name in names}
+        self._refuse_infinite(sum(means.values()))
+        return means
 
     def _report(self, values: dict[str, float]) -> None:
         self.log(**values)
@@ -271,55 +294,11 @@ class Run:
         self.average.load_state_dict(groups["average"])
         optimizer = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**optimizer, "state": optimizer_state})
-        for parameter, state in self.optimizer.state.items():
-            for name, value in state.items():
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
                 if value.shape == parameter.shape:  # in its memory format, which files do not keep
-                    state[name] = torch.empty_like(parameter).copy_(value)
+                    moments[name] = torch.empty_like(parameter).copy_(value)
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
-
-
-def optimizer_options(learning_rate: float, device: torch.device) -> dict[str, Any]:
-    """Return an optimiser's rate and, on a GPU, what lets its step be replayed."""
-    if device.type != "cuda":
-        return {"lr": learning_rate}
-    rate = torch.tensor(learning_rate, device=device)
-    return {"lr": rate, "fused": True, "capturable": True}
-
-
-class ReplayedStep(Generic[T]):
-    """A training step on a GPU, recorded once and replayed without what Python costs.
-
-    Small networks spend their time in launching kernels: replayed, steps are several times as
-    fast.
-
-    Parameters
-    ----------
-    step : callable
-        Takes a step with a batch and returns its loss, all on the GPU: it must not read a number
-        back. It is called a few times with the first batch.
-    batch : TensorBatch
-        On the GPU; later batches have tensors of the same shapes.
-    """
-
-    def __init__(self, step: Callable[[T], torch.Tensor], batch: T) -> None:
-        self._batch = batch
-        device = next(iter(vars(batch).values())).device
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
-            for _ in range(_WARMING):
-                step(batch)
-        torch.cuda.current_stream(device).wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(self._graph):
-            self._loss = step(batch)
-
-    def __call__(self, batch: T) -> torch.Tensor:
-        """Take the step with a batch, and return its loss."""
-        for name, value in vars(batch).items():
-            vars(self._batch)[name].copy_(value, non_blocking=True)
-        self._graph.replay()
-        return self._loss.clone()
 
 
 def add_run_arguments(parser: ArgumentParser, defaults: RunConfig) -> None:

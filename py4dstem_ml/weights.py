@@ -171,7 +171,10 @@ def locate(name: str) -> Path | None:
     found, entry = _in_folders(name), read_registry().entries.get(name)
     if found is not None or entry is None:
         return found
-    cached = _cached(entry.file)
+    try:
+        cached = _cached(entry.file)
+    except ModuleNotFoundError:  # without pooch nothing was ever fetched
+        return None
     return cached if cached.is_file() else None
 
 

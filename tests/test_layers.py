@@ -19,7 +19,7 @@ TRAINING = {
     "bragg_lines", "bright_field", "random_cells", "linenet", "pix2pix", "vae", "images",
 }  # fmt: skip
 TRAINING_MAY = PHYSICS_MAY | {"h5py"}  # safetensors through our own weights
-TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute", "shards", "training"}
+TRAINING_MAY_OURS = {"physics", "weights", "progress", "compute", "shards", "training", "replay"}
 SYSTEMS_MAY = TRAINING_MAY | {"sklearn", "joblib", "matplotlib"}
 LAZY_EXTRAS = {"evaluate.py": {"skimage"}, "tune.py": {"optuna"}, "fit.py": {"xgboost"}}
 # Imported by `forest` when trees are first walked on a CPU.

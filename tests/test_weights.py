@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import os
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from py4dstem_ml import WeightsError, list_pretrained, weights
 
 NAME = "net.tiny.v1"
 FILE = NAME + weights.SUFFIX
+CACHED = weights._cached
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -367,3 +369,14 @@ def test_weights_without_a_card_are_not_registered(content: bytes, tmp_path: Pat
         weights.new_entry(path, system="disks", default=True)
     weights.add_entry(weights.new_entry(path, system="disks", bundled=True))
     assert list_pretrained() == ["b.v1", NAME]
+
+
+def test_local_weights_need_no_pooch(
+    content: bytes, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.setattr(weights, "_cached", CACHED)
+    assert weights.locate(NAME) is None
+    places["checkout"].mkdir()
+    (places["checkout"] / FILE).write_bytes(content)
+    assert weights.resolve(NAME) == weights.locate(NAME) == places["checkout"] / FILE

@@ -86,11 +86,11 @@ def few_beams(batch: Batch, chosen: npt.NDArray[np.int64], number: int) -> torch
 
 def with_explanations(network: nn.Module, atlas: Atlas, data: LacbedData) -> Method:
     """Return the method that `PotentialPredictor` is: of readings and known crystals the best."""
-    read = with_network(network)
+    read, device = with_network(network), next(network.parameters()).device
 
     def method(batch: Batch, chosen: npt.NDArray[np.int64], number: int) -> torch.Tensor:
         found = [
-            explained(data, atlas, index, number, pattern, reading).potential
+            explained(data, atlas, index, number, pattern, reading, device).potential
             for index, pattern, reading in zip(
                 chosen.tolist(), batch.pattern, read(batch, chosen, number), strict=True
             )
@@ -102,14 +102,14 @@ def with_explanations(network: nn.Module, atlas: Atlas, data: LacbedData) -> Met
 
 def explained(
     data: LacbedData, atlas: Atlas, index: int, number: int, pattern: torch.Tensor,
-    reading: torch.Tensor,
+    reading: torch.Tensor, device: torch.device,
 ) -> Explanation:  # fmt: skip
     """Explain a crystal's pattern at a thickness number, given a reading in natural units."""
     a = float(data.a[index])
     return best_explained(
         pattern.numpy(), (reading / strength_per_volt(a, data.energy_ev)).numpy(), atlas, a=a,
         thickness=data.thicknesses[number], energy_ev=data.energy_ev, half_width=data.half_width,
-        absorption=data.absorption,
+        absorption=data.absorption, device=device,
     )  # fmt: skip
 
 

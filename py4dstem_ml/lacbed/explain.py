@@ -14,7 +14,7 @@ from ..physics.crystal import Crystal
 from ..physics.electrons import lorentz_factor, wavelength
 from .atlas import Atlas
 from .bragg_lines import unfolded
-from .bright_field import BrightField, coefficients_of
+from .bright_field import BrightField, coefficients_of, computing_device
 from .natural import absorbing, depth, natural_potential, optical_potential, strength_per_volt
 from .scores import likeness
 
@@ -28,6 +28,7 @@ _BEST, _STRENGTHS = 2, (0.9, 1.1)
 #: another depth, by this power of the ratio: at 300 kV 11 of 16 crystals are then among the
 #: candidates, without it 2; at 100 kV 8 and 1.
 _DEEPER = 0.75
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ def best_explained(
     half_width: float,
     absorption: bool = True,
     candidates: int = CANDIDATES,
-    device: torch.device | None = None,
+    device: torch.device = _CPU,
 ) -> Explanation:
     """Compute the bright fields of a reading and of known crystals, and take the most alike.
 
@@ -90,8 +91,8 @@ def best_explained(
         Whether thermal diffuse scattering has taken from it, as from measured ones.
     candidates : int
         Known crystals that are tried, those with the most similar bright fields.
-    device : torch.device, optional
-        Where bright fields are computed. None: the CPU.
+    device : torch.device
+        Where bright fields are computed.
     """
     wanted, tau = torch.from_numpy(pattern), depth(a, thickness, energy_ev)
     unit = strength_per_volt(a, energy_ev)
@@ -113,7 +114,7 @@ def best_explained(
 
     def judged(potentials: list[torch.Tensor]) -> tuple[torch.Tensor, list[float]]:
         """Bright fields of potentials, and the R of each."""
-        u = torch.stack(potentials).to(device)
+        u = torch.stack(potentials).to(computing_device(device))
         with torch.no_grad():
             images = unfolded(engine(coefficients_of(u), torch.full((len(u), 1), tau))[:, 0]).cpu()
         return images, likeness(images, wanted).tolist()
@@ -127,7 +128,7 @@ def best_explained(
     best = max(range(len(tried)), key=lambda i: scores[i])
     u, crystal = tried[best]
     return Explanation(
-        (u.real / unit).float().numpy(), images[best].numpy(), scores[best], crystal,
+        (u.real / unit).float().numpy(), images[best].clone().numpy(), scores[best], crystal,
         (u.imag / unit).float().numpy() if absorption else None,
     )  # fmt: skip
 

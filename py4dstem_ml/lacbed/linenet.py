@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from .bragg_lines import BraggLines, quadrant, unfolded
-from .bright_field import BrightField, coefficients_of
+from .bright_field import BrightField, coefficients_of, computing_device
 from .layers import Attention, Block, Told, convolution
 from .natural import conditions
 
@@ -171,7 +171,9 @@ class LineGenerator(nn.Module):
         The origin of the potentials is brought to a centre of inversion.
         """
         with torch.no_grad(), torch.autocast(u.device.type, enabled=False):
-            return self.few_beams(coefficients_of(u.float()), tau.float()[:, None])[:, 0]
+            at = computing_device(u.device)
+            found = self.few_beams(coefficients_of(u.float().to(at)), tau.float()[:, None])
+            return found[:, 0].to(u.device)
 
     def _of_reflections(
         self, v: torch.Tensor, coupling: torch.Tensor, spread: torch.Tensor, tau: torch.Tensor,

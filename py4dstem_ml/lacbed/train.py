@@ -21,7 +21,8 @@ from torch import nn
 from .. import weights
 from ..compute import mixed_precision, pick_device
 from ..physics.structures import prototype_class
-from ..training import ReplayedStep, Run, add_run_arguments, optimizer_options
+from ..replay import ReplayedStep, replayable
+from ..training import Run, add_run_arguments
 from .dataset import SPLIT_RULE, Batch, LacbedData, batch_of, split_materials
 from .natural import conditions
 from .network import SPECS, build_network, direction_of, load_network, save_network
@@ -134,6 +135,8 @@ def potential_loss(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 class Trainer(Run):
     """A run of a LACBED network."""
 
+    replays = True
+
     def __init__(
         self, config: TrainConfig, output: Path, device: torch.device, pixels: int
     ) -> None:
@@ -146,9 +149,9 @@ class Trainer(Run):
         if self.kind == "pix2pix" and config.adversarial:
             self.judges = Discriminators().to(device)
             self.judging = torch.optim.Adam(
-                self.judges.parameters(), betas=(0.5, 0.999), **optimizer_options(2e-4, device)
+                self.judges.parameters(), betas=(0.5, 0.999), **replayable(2e-4, device)
             )
-        self._replayed: ReplayedStep[Batch] | None = None
+        self._replayed = ReplayedStep(self._step_on_gpu, device)
 
     @property
     def weights_path(self) -> Path:
@@ -162,24 +165,22 @@ class Trainer(Run):
         ------
         RuntimeError
             On a CPU, if the loss or its gradient is not finite; no weight has changed then. On a
-            GPU the loss is not looked at.
+            GPU the loss is not looked at, and is not finite in either case.
         """
         if self.device.type != "cuda":
             loss = self._loss(batch)
             self.descend(loss)
             return loss.detach()
         self.set_rate()
-        if self._replayed is None:
-            self._replayed = ReplayedStep(self._step_on_gpu, batch.to(self.device))
         loss = self._replayed(batch)
         self.count_step()
         return loss
 
     def _step_on_gpu(self, batch: Batch) -> torch.Tensor:
         loss = self._loss(batch)
-        self.gradient(loss)
+        norm = self.gradient(loss)
         self.optimizer.step()
-        return loss.detach()
+        return loss.detach() + 0.0 * norm
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """The loss of a batch; discriminators take their own step for it."""

@@ -32,7 +32,7 @@ def generate_lacbed(
     layers: int = 0,
     q_max: float = 3.5,
     max_beams: int = 1000,
-    device: Any = "cpu",
+    device: Any = None,
     progress: bool | None = None,
 ) -> dict[tuple[int, int, int], DiffractionSlice]:
     """Simulate large-angle CBED disks of a zone axis: those of a small cell take a second or so.
@@ -65,9 +65,9 @@ def generate_lacbed(
         Higher-order Laue zones taken into account.
     q_max, max_beams
         Which beams count, see `py4dstem_ml.physics.lacbed.lacbed`.
-    device : str or torch.device
-        One diagonalisation after another is faster on a CPU: silicon takes 0.3 s on two cores,
-        1.8 s on an H100.
+    device : str or torch.device, optional
+        None: the CPU, where one diagonalisation after another is faster: silicon takes 0.3 s on
+        two cores, 1.8 s on an H100.
     progress : bool, optional
         None: a bar in a terminal or a notebook.
 
@@ -114,7 +114,7 @@ def generate_lacbed(
     disks = lacbed(
         ours, zone_axis_lattice, accelerating_voltage, np.atleast_1d(thickness).tolist(),
         half_width=half_width, pixels=pixels, reflections=reflections, absorption=absorption,
-        layers=layers, q_max=q_max, max_beams=max_beams, device=pick_device(device),
+        layers=layers, q_max=q_max, max_beams=max_beams, device=pick_device(device or "cpu"),
         progress=progress,
     )  # fmt: skip
     series = None if np.ndim(thickness) == 0 else [f"{t:g}" for t in disks.thicknesses]

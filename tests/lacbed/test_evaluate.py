@@ -203,6 +203,7 @@ def test_explanations_are_of_the_conditions_of_each_pattern(data, reader, monkey
             assert at == {
                 "a": float(data.a[some[i]]), "thickness": (200.0, 600.0)[number],
                 "energy_ev": 200e3, "half_width": 2.0, "absorption": False,
+                "device": torch.device("cpu"),
             }  # fmt: skip
         assert len(asked) == 2
 
@@ -287,6 +288,7 @@ def test_trust_is_how_explanations_rank_themselves(data, monkeypatch):
         assert reading is expected and atlas == "atlas"
         assert at == {
             "a": a, "thickness": 200.0, "energy_ev": 200e3, "half_width": 2.0, "absorption": False,
+                "device": torch.device("cpu"),
         }  # fmt: skip
     assert row["crystals"] == 4
     assert row["R refined"] == pytest.approx(1.0, abs=1e-5)
