@@ -91,9 +91,9 @@ def refine_potential(
     Raises
     ------
     ValueError
-        If the pictures are not square, not finite or constant, the pattern does not reach far
-        enough or its pixels do not divide a reciprocal lattice vector; if a, the thickness or the
-        voltage cannot be.
+        If the pictures are not square, not finite or constant, the absorbed part has another shape
+        than the potential, the pattern does not reach far enough or its pixels do not divide a
+        reciprocal lattice vector; if a, the thickness or the voltage cannot be.
 
     Notes
     -----
@@ -128,7 +128,13 @@ def refine_potential(
     if absorbed is None:
         imaginary = absorbing(scale * given, a, energy_ev).imag
     else:
-        imaginary = scale * torch.from_numpy(sound_pictures(absorbed, "absorbed part")).double()
+        part = torch.from_numpy(sound_pictures(absorbed, "absorbed part")).double()
+        if part.shape != given.shape:
+            raise ValueError(
+                f"the absorbed part has the shape {tuple(part.shape)}, the potential "
+                f"{tuple(given.shape)}: both are of one cell, as an explanation has them"
+            )
+        imaginary = scale * part
     damping = symmetrise(torch.fft.fft2(imaginary, norm="forward").real).float()
     index = torch.fft.fftfreq(len(given), 1.0 / len(given))
     free = (index[:, None].square() + index.square() <= highest**2) & (start.abs() > 0)

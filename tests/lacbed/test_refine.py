@@ -106,6 +106,7 @@ def test_refined_potentials_keep_their_mirrors_and_extinctions():
         ({"pattern": np.full((16, 16), np.inf)}, "the pattern holds NaN"),
         ({"pattern": np.eye(18)}, "whole number of pixels"),
         ({"pattern": np.eye(15)}, "whole number of pixels"),
+        ({"absorbed": np.eye(8)}, r"shape \(8, 8\), the potential \(16, 16\)"),
     ],
 )
 def test_bad_pictures_are_refused(change, message):
