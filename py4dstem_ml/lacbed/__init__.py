@@ -3,6 +3,7 @@
 from ..lazy import lazy_names
 
 _HOMES = {
+    "Explanation": "explain",
     "LacbedGenerator": "predict",
     "PotentialPredictor": "predict",
     "Refinement": "refine",

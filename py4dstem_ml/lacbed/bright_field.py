@@ -21,6 +21,8 @@ from math import ceil, pi
 
 import torch
 
+from ..physics.threads import one_thread
+
 #: Coefficients below this share of the greatest couple no beams.
 _COUPLED = 1e-4
 #: Coefficients that differ by less than this share of the greatest from their transpose equal it.
@@ -273,10 +275,11 @@ class BrightField:
         image = tau.new_zeros(*tau.shape, self.half, self.half)
         kinds = torch.stack([sets, squares.to(sets)], dim=1)
         together = _AT_ONCE if image.device.type == "cuda" else 1
-        for kind in kinds.unique(dim=0):
-            for rows in torch.nonzero((kinds == kind).all(1))[:, 0].split(together):
-                alike = self._alike(coefficients[rows], tau[rows], *kind.tolist())
-                image = image.index_copy(0, rows, alike)
+        with one_thread():
+            for kind in kinds.unique(dim=0):
+                for rows in torch.nonzero((kinds == kind).all(1))[:, 0].split(together):
+                    alike = self._alike(coefficients[rows], tau[rows], *kind.tolist())
+                    image = image.index_copy(0, rows, alike)
         return image
 
     def _alike(

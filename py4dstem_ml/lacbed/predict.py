@@ -34,9 +34,11 @@ _VOLTAGES = (60e3, 400e3)
 #: What the registry calls the two directions.
 _SYSTEMS = {"forward": "lacbed", "inverse": "lacbed-inverse"}
 _ATLAS = "lacbed-atlas"
-#: R below which an explanation is doubtful: patterns that are off centre by a sixteenth of their
-#: side, or turned, seldom reach it.
-_DOUBTFUL = 0.8
+#: R below which an explanation is doubtful: few good ones have less.
+_DOUBTFUL = 0.9
+#: V·Å: the least and the greatest standard deviation of a projected potential that is taken for
+#: one. Those of the library have 30 to 500.
+_VARYING = (10.0, 1500.0)
 #: Pictures that are worked on at once.
 _AT_ONCE = 64
 
@@ -156,7 +158,7 @@ class LacbedGenerator(_Predictor):
     """
 
     direction = "forward"
-    elsewhere = "; generate_lacbed computes any"
+    elsewhere = '; generate_lacbed computes any, as generate_lacbed_aiml(..., outside="exact") does'
 
     def __call__(
         self,
@@ -187,8 +189,8 @@ class LacbedGenerator(_Predictor):
         Raises
         ------
         ValueError
-            If the picture is not of this size, not finite or constant, or a, the thickness or
-            the voltage is outside the training range.
+            If the picture is not of this size, not finite, constant or not in V·Å, or a, the
+            thickness or the voltage is outside the training range.
         """
         found = sound_pictures(potential, "projected potential")
         self.refuse_conditions(a, thickness, energy_ev)
@@ -199,6 +201,12 @@ class LacbedGenerator(_Predictor):
             )
         flat = found.reshape(-1, *found.shape[-2:])
         flat = flat - flat.mean((1, 2), keepdims=True)
+        for varying in flat.std((1, 2), dtype=np.float64):
+            if not _VARYING[0] <= varying <= _VARYING[1]:
+                raise ValueError(
+                    f"the projected potential varies by {varying:.3g} V·Å, those of crystals by 30 "
+                    "to 500: is it in V·Å, as projected_potential(crystal) makes it?"
+                )
         tau = depth(a, thickness, energy_ev)
         images = self._run(self.loaded, flat * strength_per_volt(a, energy_ev), tau)
         return images.clip(min=0.0).reshape(found.shape)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..physics.threads import one_thread
 from ..progress import progress_bar
 from .bragg_lines import quadrant, unfolded
 from .bright_field import FINE, BrightField
@@ -18,6 +19,8 @@ from .scores import likeness, pearson
 
 #: A pattern that agrees so well with its transpose has a square's diagonals.
 _SQUARE = 0.995
+#: Patterns computed in a step at most: torch's own limit is one, at which a step too long ends all.
+_TRIALS = 25
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +144,9 @@ def refine_potential(
     free[0, 0] = False
     change = torch.zeros(start.shape, requires_grad=True)
     unit = start[free].square().mean().sqrt()
-    descent = torch.optim.LBFGS([change], lr=1.0, max_iter=1, line_search_fn="strong_wolfe")
+    descent = torch.optim.LBFGS(
+        [change], lr=1.0, max_iter=1, max_eval=_TRIALS, line_search_fn="strong_wolfe"
+    )
 
     def coefficients() -> torch.Tensor:
         return start + symmetrise(torch.where(free, change, 0.0)) * unit
@@ -157,8 +162,9 @@ def refine_potential(
 
     with torch.no_grad():
         before = float(likeness(unfolded(image_of(start)), whole))
-    for _ in progress_bar(range(steps), description="refining", progress=progress):
-        descent.step(loss)
+    with one_thread():
+        for _ in progress_bar(range(steps), description="refining", progress=progress):
+            descent.step(loss)
     with torch.no_grad():
         found = coefficients()
         image = unfolded(image_of(found))

@@ -16,6 +16,7 @@ are excited.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from math import pi
@@ -29,6 +30,7 @@ from ..progress import progress_bar
 from .crystal import Crystal
 from .electrons import wavelength
 from .orientations import laue_operations, zone_axis
+from .threads import one_thread
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -47,6 +49,8 @@ _COMPARED, _PARTNERS = 400, 30
 _PERTURBING = 0.5
 #: Amplitude of a beam of incidence in a Bloch wave, or brought there by absorption, that counts.
 _EXCITED = 0.003
+#: Matrices of so many rows at most are diagonalised with one thread.
+_SMALL = 500
 #: Pixels; directions that miss a pixel's middle by less are that pixel.
 _FITTING = 1e-3
 #: Pixels beyond the image's edge that splines lean on.
@@ -592,16 +596,17 @@ def lacbed(
     thickness = torch.as_tensor(thicknesses, dtype=torch.float64).reshape(-1)
     if not len(thickness) or not bool(((thickness >= 0) & torch.isfinite(thickness)).all()):
         raise ValueError("thicknesses must be finite and not negative (Å), one at least")
-    if not (0 < half_width < 0.5 * wave_number and pixels > 0 and layers >= 0):
+    if not 0 < half_width < 0.5 * wave_number:
         raise ValueError(
-            f"half_width must be above 0 and below {0.5 * wave_number:.3g} 1/Å, pixels above 0, "
-            "and layers not below"
+            f"half_width must be above 0 and below {0.5 * wave_number:.3g} 1/Å, not {half_width:g}"
         )
+    if pixels < 1 or layers < 0:
+        raise ValueError(f"pixels, {pixels}, must be above 0, and layers, {layers}, not below")
     if max_beams < 1:
         raise ValueError(f"max_beams must be 1 at least, not {max_beams}")
     view = Zone.of(crystal, zone)
-    hkl = np.asarray(reflections, dtype=float).reshape(-1, 3)
-    if not len(hkl) or not np.array_equal(hkl, np.rint(hkl)):
+    hkl = np.atleast_2d(np.asarray(reflections, dtype=float))
+    if not hkl.size or hkl.shape[1:] != (3,) or not np.array_equal(hkl, np.rint(hkl)):
         raise ValueError("the reflections are rows of whole numbers h, k, l, one at least")
     hkl = hkl.astype(np.int64)
     looked_at = view.places(hkl)
@@ -622,9 +627,11 @@ def lacbed(
     tasks = list(grid.tasks(potential.coupled, _operations(view, potential, layers), looked_at))
     values = np.zeros((len(thickness), len(hkl), len(grid.samples)), dtype=np.float32)
     beams = 0
-    for task in progress_bar(tasks, description="LACBED", progress=progress):
-        values[:, :, task.samples], count = solver.intensities(task, thickness)
-        beams = max(beams, count)
+    small = min(max_beams, len(candidates)) <= _SMALL
+    with one_thread() if small else nullcontext():
+        for task in progress_bar(tasks, description="LACBED", progress=progress):
+            values[:, :, task.samples], count = solver.intensities(task, thickness)
+            beams = max(beams, count)
     images = torch.from_numpy(grid.image(values, pixels, pixel_size))
     return Lacbed(images, hkl, thickness.numpy(), pixel_size, view.orientation, beams)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Half the side of an image, in lattice vectors, where none is given: as far as the networks look.
 _HALF_SIDE = 8.0
+#: Pixels a side: with fewer, directions share no work, and an image takes minutes.
+_FEWEST = 8
 #: mrad; what is beyond is no column of a microscope.
 _WIDEST = 200.0
 
@@ -52,9 +54,9 @@ def generate_lacbed(
         no directions a lattice vector apart share their work, take tens of seconds: for a few mrad
         take `py4dstem_ml.physics.patterns.cbed`.
     pixels : int
-        Rows and columns of an image; the axis is in the middle, between pixels. Where a vector of
-        the zone is a whole number of pixels long, as by default, work is shared: 100 pixels take
-        five times as long as 96.
+        Rows and columns of an image, 8 at least; the axis is in the middle, between pixels. Where
+        a vector of the zone is a whole number of pixels long, as by default, work is shared: 100
+        pixels take five times as long as 96.
     reflections : array_like of int, shape (r, 3)
         hkl of the disks, normal to the zone; default the bright field.
     b_iso : float or array_like, shape (n,), optional
@@ -105,6 +107,8 @@ def generate_lacbed(
         raise ValueError(
             f"accelerating_voltage is in V, 200e3 for example, not {accelerating_voltage}"
         )
+    if not (isinstance(pixels, int | np.integer) and pixels >= _FEWEST):
+        raise ValueError(f"pixels is a whole number, {_FEWEST} at least, not {pixels!r}")
     ours = crystal_from_py4dstem(crystal, b_iso)
     if semiangle_mrad is None:
         vectors = Zone.of(ours, zone_axis_lattice).vectors

@@ -268,6 +268,9 @@ def _refuse_slice(
     said = getattr(pattern, "metadata", {})
     made = said.get("lacbed") if isinstance(said, dict) else None
     made = {} if made is None else {name: made[name] for name in made.keys}
+    zone = made.get("zone_axis_lattice", (0, 0, 1))
+    if np.count_nonzero(zone) != 1:
+        raise ValueError(f"the slice is of the zone {list(map(int, zone))}: [0, 0, 1] is read")
     given = {"thickness": thickness, "accelerating_voltage": accelerating_voltage}
     for name, value in given.items():
         if name in made and value is not None and not np.allclose(made[name], value):

@@ -94,7 +94,7 @@ def test_the_scale_and_the_offset_of_a_pattern_do_not_count(predictor, pattern):
 def test_stacks_are_as_each_by_itself(name, request, monkeypatch):
     call = request.getfixturevalue(name)
     monkeypatch.setattr("py4dstem_ml.lacbed.predict._AT_ONCE", 4)
-    stack = np.random.default_rng(1).random((2, 3, 16, 16))
+    stack = 100.0 * np.random.default_rng(1).random((2, 3, 16, 16))
     found = call(stack, **AT)
     assert found.shape == (2, 3, 16, 16)
     for place in np.ndindex(2, 3):
@@ -413,9 +413,15 @@ def test_patterns_that_nothing_explains_are_warned_of(explainer, predictor, alum
     assert len(caplog.records) == 2
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_potentials_of_another_unit_are_refused(generator, scale):
+    with pytest.raises(ValueError, match=r"varies by .* V·Å, those of crystals by 30 to 500"):
+        generator(scale * np.random.default_rng(0).random((16, 16)), **AT)
+
+
 @pytest.mark.parametrize("name", ["generator", "predictor"])
 def test_masked_pictures_are_refused(name, request):
-    call, picture = request.getfixturevalue(name), np.random.default_rng(0).random((16, 16))
+    call, picture = request.getfixturevalue(name), 100.0 * np.random.default_rng(0).random((16, 16))
     hidden = np.ma.masked_greater(picture, 0.9)
     for masked in (hidden, np.ma.stack([np.ma.array(picture), hidden])):
         with pytest.raises(ValueError, match="is masked: replace what is hidden") as error:
@@ -428,7 +434,7 @@ def test_masked_pictures_are_refused(name, request):
 @pytest.mark.parametrize("name", ["generator", "predictor"])
 @pytest.mark.parametrize("key", ["a", "thickness", "energy_ev"])
 def test_conditions_are_one_number_each(name, key, request):
-    call, picture = request.getfixturevalue(name), np.eye(16)
+    call, picture = request.getfixturevalue(name), 100.0 * np.eye(16)
     given = {**AT, "energy_ev": 200e3}
     for several in ([given[key]] * 2, np.array([given[key]]), (given[key],)):
         with pytest.raises(ValueError, match="are one number each"):

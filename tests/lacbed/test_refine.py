@@ -40,6 +40,16 @@ def test_a_distorted_potential_is_recovered():
     assert found.potential.dtype == found.pattern.dtype == np.float32
 
 
+@pytest.mark.usefixtures("few_beams")
+def test_refining_goes_on_after_a_step_that_was_too_long():
+    crystal = Crystal.cubic(3.8, [3, 13], CSCL)
+    given = {"a": 3.8, "thickness": 400.0, "half_width": 2.0, "highest": 5, "progress": False}
+    truth = projected_potential(crystal, 16).potential
+    pattern = refine_potential(truth, np.eye(16) + 1, steps=0, **given).pattern
+    found = [refine_potential(1.3 * truth, pattern, steps=n, **given).likeness for n in (0, 1, 10)]
+    assert found[0] < found[1] - 0.01 < found[2] - 0.05 and found[2] > 0.98
+
+
 def test_absorption_is_counted_in():
     gold = Crystal.cubic(4.08, [79] * 4, FCC)
     potential = projected_potential(gold, 32).potential

@@ -49,6 +49,8 @@ def test_one_thickness_is_an_image_that_is_saved(tmp_path):
         ({"semiangle_mrad": -1}, "above 0"),
         ({"accelerating_voltage": 200}, "is in V"),
         ({"thickness": []}, "one at least"),
+        ({"pixels": 1}, "whole number, 8 at least, not 1"),
+        ({"pixels": (32, 32)}, "whole number, 8 at least"),
     ],
 )
 def test_numbers_out_of_range_are_refused_by_their_own_name(change, message):

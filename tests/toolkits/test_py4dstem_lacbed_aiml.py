@@ -286,6 +286,9 @@ def test_absorption_is_what_the_slice_says_or_that_of_measured_ones(monkeypatch,
         predict_projected_potential(disk, a=4.05, thickness=500)
     with pytest.raises(ValueError, match="made at accelerating_voltage = 200000.0, not 300000"):
         predict_projected_potential(disk, a=4.05, thickness=400, accelerating_voltage=300e3)
+    along = ALUMINIUM.generate_lacbed(400, zone_axis_lattice=(1, 1, 0), pixels=16)[0, 0, 0]
+    with pytest.raises(ValueError, match=r"of the zone \[1, 1, 0\]: \[0, 0, 1\] is read"):
+        predict_projected_potential(along, a=4.05, thickness=400)
     predict_projected_potential(measured, a=4.05, thickness=400, absorption=False)
     assert asked == [False, True, True, True, True, False]
 
