@@ -81,7 +81,7 @@ def refine_potential(
         What absorbs, in V·Å, which is not refined: see `Explanation`. None: guessed from the
         potential.
     steps : int
-        Of the quasi-Newton descent (L-BFGS); 0: only compare.
+        Of the quasi-Newton descent (L-BFGS), about a second each; 0: only compare.
     highest : int
         Longest (h, k) whose coefficient is changed.
     progress : bool, optional
