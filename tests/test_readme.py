@@ -92,7 +92,7 @@ def test_its_links_lead_somewhere():
 
 
 def test_its_weights_are_the_registered_ones():
-    named = set(re.findall(r"`(\w+(?:\.\w+)?\.v\d+)`", README))
+    named = set(re.findall(r"`(\w+(?:\.\w+)*\.v\d+)`", README))
     assert named == set(weights.list_pretrained())
     defaults = [e.name for e in weights.read_registry().entries.values() if e.default]
     assert all(f"| `{name}` |" in README for name in defaults)

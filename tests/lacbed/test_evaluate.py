@@ -288,7 +288,6 @@ def test_trust_is_how_explanations_rank_themselves(data, monkeypatch):
         assert reading is expected and atlas == "atlas"
         assert at == {
             "a": a, "thickness": 200.0, "energy_ev": 200e3, "half_width": 2.0, "absorption": False,
-                "device": torch.device("cpu"),
         }  # fmt: skip
     assert row["crystals"] == 4
     assert row["R refined"] == pytest.approx(1.0, abs=1e-5)
