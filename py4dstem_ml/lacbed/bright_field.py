@@ -15,6 +15,7 @@ odd under the swap of h and k: two matrices of half the size.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
 from math import ceil, pi
@@ -272,15 +273,26 @@ class BrightField:
         else:
             squares = equal_their_transpose(coefficients)
         tau = tau.to(coefficients.real)
-        image = tau.new_zeros(*tau.shape, self.half, self.half)
+        on_gpu = tau.device.type == "cuda"
         kinds = torch.stack([sets, squares.to(sets)], dim=1)
-        together = _AT_ONCE if image.device.type == "cuda" else 1
-        with one_thread():
-            for kind in kinds.unique(dim=0):
-                for rows in torch.nonzero((kinds == kind).all(1))[:, 0].split(together):
-                    alike = self._alike(coefficients[rows], tau[rows], *kind.tolist())
-                    image = image.index_copy(0, rows, alike)
-        return image
+        work = [
+            (rows, *kind.tolist())
+            for kind in kinds.unique(dim=0)
+            for rows in torch.nonzero((kinds == kind).all(1))[:, 0].split(_AT_ONCE if on_gpu else 1)
+        ]
+
+        def alike(part: tuple[torch.Tensor, int, int]) -> torch.Tensor:
+            rows, sets, square = part
+            with one_thread():
+                return self._alike(coefficients[rows], tau[rows], sets, bool(square))
+
+        if on_gpu or len(work) == 1:
+            found = [alike(part) for part in work]
+        else:  # crystals side by side keep the cores busier than the threads of one
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                found = list(pool.map(alike, work))
+        order = torch.cat([rows for rows, *_ in work]).argsort()
+        return torch.cat(found)[order]
 
     def _alike(
         self, coefficients: torch.Tensor, tau: torch.Tensor, sets: int, square: bool
@@ -288,7 +300,7 @@ class BrightField:
         """Bright fields (b, t, half, half) of coefficients that join beams alike."""
         image = tau.new_zeros(*tau.shape, self.half**2)
         table = self._table(coefficients)
-        for beams in self._beams_of(sets, bool(square), table.device):
+        for beams in self._beams_of(sets, square, table.device):
             intensity = beams.amplitudes(table, tau).square().sum(-1)[:, beams.seen]
             image = image.index_copy(2, beams.place, intensity.mT)
         image = image.unflatten(2, (self.half, self.half))

@@ -68,8 +68,8 @@ def generate_lacbed(
     q_max, max_beams
         Which beams count, see `py4dstem_ml.physics.lacbed.lacbed`.
     device : str or torch.device, optional
-        None: the CPU, where one diagonalisation after another is faster: silicon takes 0.3 s on
-        two cores, 1.8 s on an H100.
+        None: the CPU, where one diagonalisation after another is faster: silicon takes 0.25 s on
+        a core, 1.8 s on an H100.
     progress : bool, optional
         None: a bar in a terminal or a notebook.
 

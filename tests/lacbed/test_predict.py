@@ -287,8 +287,9 @@ def test_absorption_counts_where_it_is_told(explainer, aluminium):
     assert damped.pattern.mean() < told.pattern.mean()
 
 
-def test_explanations_of_a_stack_are_those_of_each(explainer, aluminium, pattern):
-    stack = np.stack([aluminium, np.stack([pattern, pattern.T])])
+def test_explanations_of_a_stack_are_those_of_each(explainer, aluminium):
+    # Of patterns that nothing explains, rounding decides what is the most alike.
+    stack = np.stack([aluminium, aluminium[::-1] ** 0.9])
     found = explainer(stack, **SEEN)
     assert found.shape == (2, 2, 16, 16) and found.dtype == np.float32
     for place in np.ndindex(2, 2):
