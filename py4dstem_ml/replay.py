@@ -31,6 +31,7 @@ class ReplayedStep(Generic[T]):
     def __init__(self, step: Callable[[T], torch.Tensor], device: torch.device) -> None:
         self._step, self._device = step, device
         self._batch: T | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._taken = 0
 
     def __call__(self, batch: T) -> torch.Tensor:
@@ -45,7 +46,7 @@ class ReplayedStep(Generic[T]):
         self._taken += 1
         if self._taken <= _ORDINARY:
             return self._aside(lambda: self._step(self._batch))
-        if self._taken == _ORDINARY + 1:
+        if self._graph is None:
             self._aside(self._record)
         self._graph.replay()
         return self._loss.clone()
@@ -67,9 +68,10 @@ class ReplayedStep(Generic[T]):
             mine.copy_(value)
 
     def _record(self) -> None:
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream()):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
             self._loss = self._step(self._batch)
+        self._graph = graph
 
     def _aside(self, work: Callable[[], Any]) -> Any:
         """Work on a stream of its own, as what is recorded must be, and what prepares it."""
@@ -78,9 +80,12 @@ class ReplayedStep(Generic[T]):
             self._stream = torch.cuda.Stream(self._device)
         self._stream.wait_stream(here)
         # Batches of a run are of one size: what cuDNN finds fastest once stays so.
-        faster = torch.backends.cudnn.flags(enabled=True, benchmark=True)
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream), faster:
-            found = work()
+        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        try:
+            with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+                found = work()
+        finally:
+            torch.backends.cudnn.benchmark = before
         here.wait_stream(self._stream)
         return found
 

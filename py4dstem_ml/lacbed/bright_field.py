@@ -281,9 +281,13 @@ class BrightField:
             for rows in torch.nonzero((kinds == kind).all(1))[:, 0].split(_AT_ONCE if on_gpu else 1)
         ]
 
+        if not work:
+            return tau.new_zeros(*tau.shape, self.half, self.half)
+        with_gradients = torch.is_grad_enabled()
+
         def alike(part: tuple[torch.Tensor, int, int]) -> torch.Tensor:
             rows, sets, square = part
-            with one_thread():
+            with one_thread(), torch.set_grad_enabled(with_gradients):
                 return self._alike(coefficients[rows], tau[rows], sets, bool(square))
 
         if on_gpu or len(work) == 1:

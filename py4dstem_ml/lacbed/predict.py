@@ -37,8 +37,8 @@ _ATLAS = "lacbed-atlas"
 #: R below which an explanation is doubtful: few good ones have less.
 _DOUBTFUL = 0.9
 #: V·Å: the least and the greatest standard deviation of a projected potential that is taken for
-#: one. Those of the library have 30 to 500.
-_VARYING = (10.0, 1500.0)
+#: one. Those of the library have 30 to 500, of light atoms that move much 10.
+_VARYING = (1.0, 1500.0)
 #: Pictures that are worked on at once.
 _AT_ONCE = 64
 
@@ -204,7 +204,7 @@ class LacbedGenerator(_Predictor):
         for varying in flat.std((1, 2), dtype=np.float64):
             if not _VARYING[0] <= varying <= _VARYING[1]:
                 raise ValueError(
-                    f"the projected potential varies by {varying:.3g} V·Å, those of crystals by 30 "
+                    f"the projected potential varies by {varying:.3g} V·Å, those of crystals by 10 "
                     "to 500: is it in V·Å, as projected_potential(crystal) makes it?"
                 )
         tau = depth(a, thickness, energy_ev)

@@ -16,7 +16,6 @@ are excited.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from math import pi
@@ -49,8 +48,6 @@ _COMPARED, _PARTNERS = 400, 30
 _PERTURBING = 0.5
 #: Amplitude of a beam of incidence in a Bloch wave, or brought there by absorption, that counts.
 _EXCITED = 0.003
-#: Matrices of so many rows at most are diagonalised with one thread.
-_SMALL = 500
 #: Pixels; directions that miss a pixel's middle by less are that pixel.
 _FITTING = 1e-3
 #: Pixels beyond the image's edge that splines lean on.
@@ -627,8 +624,7 @@ def lacbed(
     tasks = list(grid.tasks(potential.coupled, _operations(view, potential, layers), looked_at))
     values = np.zeros((len(thickness), len(hkl), len(grid.samples)), dtype=np.float32)
     beams = 0
-    small = min(max_beams, len(candidates)) <= _SMALL
-    with one_thread() if small else nullcontext():
+    with one_thread():
         for task in progress_bar(tasks, description="LACBED", progress=progress):
             values[:, :, task.samples], count = solver.intensities(task, thickness)
             beams = max(beams, count)

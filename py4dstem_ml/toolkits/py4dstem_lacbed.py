@@ -118,8 +118,8 @@ def generate_lacbed(
     disks = lacbed(
         ours, zone_axis_lattice, accelerating_voltage, np.atleast_1d(thickness).tolist(),
         half_width=half_width, pixels=pixels, reflections=reflections, absorption=absorption,
-        layers=layers, q_max=q_max, max_beams=max_beams, device=pick_device(device or "cpu"),
-        progress=progress,
+        layers=layers, q_max=q_max, max_beams=max_beams, progress=progress,
+        device=pick_device("cpu" if device is None else device),
     )  # fmt: skip
     series = None if np.ndim(thickness) == 0 else [f"{t:g}" for t in disks.thicknesses]
     images = disks.images.numpy()

@@ -101,6 +101,8 @@ def generate_lacbed_aiml(
     try:
         a = _lattice_constant(ours, zone_axis_lattice)
         generator.refuse_conditions(a, thickness, accelerating_voltage)
+        potential = projected_potential(ours, generator.pixels).potential
+        image = generator(potential, a=a, thickness=thickness, energy_ev=accelerating_voltage)
     except ValueError as error:
         if outside == "refuse":
             raise
@@ -113,8 +115,6 @@ def generate_lacbed_aiml(
             pixels=generator.pixels, b_iso=b_iso, absorption=generator.learned_absorption,
             device=device,
         )  # fmt: skip
-    potential = projected_potential(ours, generator.pixels).potential
-    image = generator(potential, a=a, thickness=thickness, energy_ev=accelerating_voltage)
     size = 2.0 * generator.half_width / (a * generator.pixels)
     made = made_by(zone_axis_lattice, thickness, accelerating_voltage, generator.learned_absorption)
     made["weights"] = Path(weights or default_name("lacbed")).name.removesuffix(".safetensors")

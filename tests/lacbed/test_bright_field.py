@@ -274,6 +274,24 @@ def test_each_matrix_has_its_own_depths_on_a_gpu_and_on_a_cpu(absorbing):
     torch.testing.assert_close(found, expected)
 
 
+def test_no_crystal_has_no_picture():
+    found = BrightField(16, 2.0, REACH, 32)(torch.zeros(0, 32, 32), torch.zeros(0, 3))
+    assert found.shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_crystals_side_by_side_have_gradients_where_these_are_wanted(wanted):
+    c = torch.stack([_coefficients(CRYSTALS[4]), _coefficients(CRYSTALS[1])]).requires_grad_(True)
+    engine = BrightField(16, 2.0, REACH, 32)
+    with torch.set_grad_enabled(wanted):
+        found = engine(c, TAU.expand(2, -1))
+    assert found.requires_grad == wanted
+    if wanted:
+        alone = [engine(one, TAU) for one in c]
+        pairs = [torch.autograd.grad(x.square().sum(), c)[0] for x in (found, torch.stack(alone))]
+        torch.testing.assert_close(*pairs)
+
+
 def test_depths_are_those_of_each_crystal():
     coefficients = torch.stack([_coefficients(CRYSTALS[4])] * 2)
     with pytest.raises(ValueError, match=r"depths of the shape \(2, 't'\)"):

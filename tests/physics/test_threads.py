@@ -1,7 +1,7 @@
 """One thread for small matrices, and as many as before afterwards."""
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ def test_there_is_one_thread_inside_and_as_many_as_before_outside():
     with pytest.raises(RuntimeError, match="failed"), one_thread():
         with one_thread():
             assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
         raise RuntimeError("failed")
     assert torch.get_num_threads() == 2
 
@@ -34,5 +35,25 @@ def test_what_works_side_by_side_leaves_as_many_as_before():
             return torch.get_num_threads()
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))
+        assert list(pool.map(work, range(4))) == [1] * 4
+    assert torch.get_num_threads() == 2
+
+
+def test_a_thread_of_one_takes_nothing_from_another():
+    entered, left = Event(), Event()
+
+    def work():
+        torch.set_num_threads(1)
+        with one_thread():
+            entered.set()
+            left.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        entered.wait(10)
+        torch.set_num_threads(2)
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        left.set()
+        done.result()
     assert torch.get_num_threads() == 2
