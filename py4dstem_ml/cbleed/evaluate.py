@@ -18,6 +18,7 @@ import torch
 
 from ..physics.leed.cbleed import beams_up_to, cbleed
 from ..physics.leed.surfaces import silicon_001
+from ..physics.threads import one_thread
 from ..shards import shards_of
 from ..tables import Row, markdown_table
 from .augment import Disturbance, counted, disturbed
@@ -205,15 +206,11 @@ def latency_ms(reader: Reader, image: npt.NDArray, repeats: int = 30) -> float:
     Torch's one thread; OMP_NUM_THREADS=1 keeps numpy to one, too.
     """
     regressor, times = CBLEEDRegressor.of(reader), []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for _ in range(repeats + 3):
             started = time.perf_counter()
             regressor(image)
             times.append(time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(threads)
     return 1e3 * float(np.median(times[3:]))
 
 

@@ -19,12 +19,18 @@ def few_beams(monkeypatch):
     monkeypatch.setattr(refine, "FINE", {1: 5, 2: 6, 4: 8})
 
 
-@pytest.mark.usefixtures("few_beams")
-def test_a_distorted_potential_is_recovered():
+def _lithium_aluminium():
+    """A potential, its pattern, and what refining is told of them."""
     crystal = Crystal.cubic(3.8, [3, 13], CSCL)
     given = {"a": 3.8, "thickness": 400.0, "half_width": 2.0, "highest": 5, "progress": False}
     truth = projected_potential(crystal, 16).potential
     pattern = refine_potential(truth, np.eye(16) + 1, steps=0, **given).pattern
+    return truth, pattern, given
+
+
+@pytest.mark.usefixtures("few_beams")
+def test_a_distorted_potential_is_recovered():
+    truth, pattern, given = _lithium_aluminium()
     spectrum = np.fft.fft2(truth)
     for place in ((1, 0), (0, 1), (-1, 0), (0, -1)):
         spectrum[place] *= 0.9
@@ -42,10 +48,7 @@ def test_a_distorted_potential_is_recovered():
 
 @pytest.mark.usefixtures("few_beams")
 def test_refining_goes_on_after_a_step_that_was_too_long():
-    crystal = Crystal.cubic(3.8, [3, 13], CSCL)
-    given = {"a": 3.8, "thickness": 400.0, "half_width": 2.0, "highest": 5, "progress": False}
-    truth = projected_potential(crystal, 16).potential
-    pattern = refine_potential(truth, np.eye(16) + 1, steps=0, **given).pattern
+    truth, pattern, given = _lithium_aluminium()
     found = [refine_potential(1.3 * truth, pattern, steps=n, **given).likeness for n in (0, 1, 10)]
     assert found[0] < found[1] - 0.01 < found[2] - 0.05 and found[2] > 0.98
 
